@@ -1,0 +1,1 @@
+"""Ablations: studies over token mixers, sliding-window ratios and frames."""

@@ -1,0 +1,1 @@
+"""Rendered pages with questions, their tokenizer and vision tower, and the files that hold them."""

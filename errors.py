@@ -1,0 +1,26 @@
+"""What a user did wrong, said in one line that also says how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for or provided; shown as one line, without a traceback.
+
+    Args:
+        message: what is wrong and how to mend it.
+        exit_code: 2 for a wrong request (the default), 1 for anything else that ended the work.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that no registry holds, with the nearest names first."""
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    near = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return UserError(f"unknown {kind} {name!r}; {hint}")

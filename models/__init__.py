@@ -1,0 +1,1 @@
+"""The hybrid vision-language backbone: configuration, token mixers, caches, presets, checkpoints."""

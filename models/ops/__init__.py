@@ -1,0 +1,1 @@
+"""Recurrences: a step-by-step reference, a chunked torch form, and kernels of other libraries."""

@@ -1,0 +1,1 @@
+"""Profilers: latency, memory, throughput."""

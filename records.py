@@ -1,0 +1,307 @@
+"""Records and run folders: every number that the project shows, and where it came from.
+
+A `Record` is one number with its meaning and its provenance. A `RunSpec` says what a run does; the hash of it is the
+run's id, so the same request always lands in the same folder `runs/<id>/`:
+
+    spec.yaml       the request
+    env.json        git commit and dirtiness, package versions, device, command line
+    metrics.jsonl   one line a logged step
+    predictions.*   one line a sample
+    result.json     the records; written last and atomically, so its presence means that the run is finished
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError
+
+SCHEMA_VERSION = 1
+Scalar = str | int | float | bool | None
+
+RECORDED_PACKAGES = (
+    "infinitevl-bench", "torch", "transformers", "accelerate", "fla-core", "triton", "tilelang", "mamba-ssm",
+    "flash-attn", "ms-vlmeval", "numpy", "pandas",
+)  # fmt: skip
+
+
+class Record(BaseModel):
+    """One number: what it measures, of what, on what, and who says so.
+
+    ``value`` is in ``unit``; ``ci_low`` and ``ci_high`` bound the 95 % interval in the same unit. ``split`` is None for
+    figures that use no benchmark data. ``n`` counts the samples (or timed repetitions) behind the value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    artifact: str
+    metric: str
+    value: float = Field(allow_inf_nan=False)
+    unit: str
+    model: str
+    source: Literal["published", "measured"]
+    mixer: str | None = None
+    pattern: str | None = None
+    benchmark: str | None = None
+    split: Literal["official", "synthetic"] | None = None
+    frames: int | None = None
+    context: int | None = None
+    seed: int | None = None
+    n: int | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    run_id: str | None = None
+    scale: str | None = None
+    device: str | None = None
+    steps: int | None = None
+    parameters: int | None = None
+    state_elements: int | None = None
+    extra: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class RunSpec(BaseModel):
+    """What a run does. Two equal specs are one run; anything that changes the numbers belongs in ``arguments``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["ablate", "eval", "train", "profile"]
+    arguments: dict[str, Scalar | list[Scalar]]
+
+    @property
+    def id(self) -> str:
+        """``<kind>-<12 hex digits>``, the same for the same spec on every machine."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return f"{self.kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Use it as a context manager: entering creates the folder, writes ``spec.yaml`` and takes the lock; leaving gives
+    the lock back. The operating system drops the lock of a killed process, so nothing has to be cleaned up.
+    """
+
+    def __init__(self, root: Path, spec: RunSpec) -> None:
+        self.spec = spec
+        self.path = root / spec.id
+        self._lock = FileLock(str(self.path / ".lock"), timeout=0)
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"run {self.spec.id} is held by another process; wait for it, or choose another --runs folder", 1
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --runs", 1) from error
+        if not (self.path / "spec.yaml").exists():
+            atomic_write(self.path / "spec.yaml", yaml.safe_dump(self.spec.model_dump(mode="json"), sort_keys=False))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return (self.path / "result.json").exists()
+
+    def write_environment(self, device: str) -> None:
+        """Write ``env.json``: where and with what this run runs."""
+        atomic_write(self.path / "env.json", json.dumps(environment(device), indent=1))
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append one line to a JSON-lines file of the folder and hand it to the operating system."""
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read a JSON-lines file of the folder; a last line cut off by a kill is left out."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines[:-1] if line]
+        # Whatever stands after the last newline was being written when the process died.
+        if lines[-1]:
+            atomic_write(path, "".join(line + "\n" for line in lines[:-1]))
+        return rows
+
+    def truncate(self, name: str, keep: int) -> None:
+        """Keep the first ``keep`` rows of a JSON-lines file: what a checkpoint knows of."""
+        rows = self.rows(name)
+        if len(rows) > keep:
+            atomic_write(self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:keep]))
+
+    def finish(self, records: Iterable[Record], **summary: Scalar) -> None:
+        """Write ``result.json``, which makes the run finished."""
+        body = {
+            "run_id": self.spec.id,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "summary": summary,
+            "records": [record.model_dump(mode="json") for record in records],
+        }
+        atomic_write(self.path / "result.json", json.dumps(body, indent=1, ensure_ascii=False))
+
+    def result(self) -> dict[str, Any]:
+        """Read ``result.json``.
+
+        Raises:
+            UserError: if the file is there but is not a result.
+        """
+        return _load_result(self.path / "result.json")
+
+    def records(self) -> list[Record]:
+        """The records of a finished run."""
+        return _parse_records(self.result()["records"], self.path / "result.json")
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, even after a power cut.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written to; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is private by default; the result should be readable like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a ``.jsonl`` file of records.
+
+    Raises:
+        UserError: naming the file and line that is no record.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line", 1) from None
+    return _parse_records(rows, path)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records as ``.jsonl``, one a line, without fields that hold their default."""
+    lines = (json.dumps(record.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False) for record in records)
+    atomic_write(path, "".join(line + "\n" for line in lines))
+
+
+def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield ``(folder, result)`` for every finished run below ``root``, by run id."""
+    for path in sorted(root.glob("*/result.json")):
+        yield path.parent, _load_result(path)
+
+
+def measured_records(runs: Path | None) -> list[Record]:
+    """All measured records: those shipped in ``reports/measured`` and those of the finished runs below ``runs``."""
+    shipped = [record for path in sorted(package_path("reports", "measured").glob("*.jsonl")) for record in read_records(path)]
+    if runs is None or not runs.exists():
+        return shipped
+    local = [
+        record
+        for folder, result in finished_runs(runs)
+        for record in _parse_records(result["records"], folder / "result.json")
+    ]
+    return shipped + local
+
+
+def package_path(*parts: str) -> Path:
+    """A path inside the installed package."""
+    return Path(str(resources.files("infinitevl_bench"))).joinpath(*parts)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Describe the machine, the packages, the commit and the command line, without any secret or user name."""
+    return {
+        "device": device,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in RECORDED_PACKAGES if (version := _version(name)) is not None},
+        "git": _git_state(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Scalar]:
+    root = package_path()
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        # No git on this machine, or a checkout without a commit: the versions still say which release ran.
+        return {"commit": None, "dirty": None}
+
+
+def _load_result(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove the file to run again", 1) from None
+    if not isinstance(result, dict) or not isinstance(result.get("records"), list):
+        raise UserError(f"{path} is not a result; remove the file to run again", 1)
+    return result
+
+
+def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:
+    records = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            records.append(Record.model_validate(row))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole row"
+            raise UserError(f"{path}, record {number}: {where}: {first['msg']}; mend or remove it", 1) from None
+    return records

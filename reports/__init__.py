@@ -1,0 +1,1 @@
+"""Tables, figures, verdicts and the report: pure functions of recorded results."""
