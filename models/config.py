@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from transformers import Qwen2_5_VLConfig
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from ..errors import UserError
 
@@ -76,6 +76,7 @@ class HybridVLTextConfig(Qwen2_5_VLTextConfig):
         mixer: a name in the mixer registry.
         mixer_args: what that mixer takes beyond the decoder's own geometry.
         layer_types: one of ``sliding_attention``, ``linear_attention``, ``full_attention`` for each layer.
+        sliding_window: tokens that a sliding-attention layer sees, its own included; None without such a layer.
     """
 
     model_type = "hybrid_vl_text"
@@ -90,7 +91,13 @@ class HybridVLTextConfig(Qwen2_5_VLTextConfig):
                 f"hidden size {self.hidden_size} does not divide into {self.num_attention_heads} attention heads; "
                 "change num_attention_heads"
             )
+        # The parent forgets the window unless ``use_sliding_window`` is set, and that flag makes every layer warn that
+        # the window is not implemented, which has not been so since masks are built by layer type.
+        window = self.sliding_window
         super().__post_init__(**kwargs)
+        self.sliding_window = window if "sliding_attention" in self.layer_types else None
+        if "sliding_attention" in self.layer_types and not (window and window > 0):
+            raise UserError(f"sliding-attention layers need sliding_window ≥ 1, not {window}")
 
     @property
     def pattern(self) -> str:
@@ -103,8 +110,15 @@ class HybridVLTextConfig(Qwen2_5_VLTextConfig):
         return [index for index, layer_type in enumerate(self.layer_types) if layer_type == "linear_attention"]
 
 
+_SUB_CONFIGS: dict[str, Any] = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": HybridVLTextConfig}
+
+
 class HybridVLConfig(Qwen2_5_VLConfig):
     """Configuration of `HybridVLForConditionalGeneration`; the mixer's fields live in ``text_config``."""
 
     model_type = "hybrid_vl"
-    sub_configs_defaults = {**Qwen2_5_VLConfig.sub_configs_defaults, "text_config": HybridVLTextConfig}  # noqa: RUF012
+    # transformers renamed the attribute after 5.17; the older name is a read-only view in newer releases.
+    if hasattr(Qwen2_5_VLConfig, "sub_configs_defaults"):
+        sub_configs_defaults = _SUB_CONFIGS
+    else:
+        sub_configs = _SUB_CONFIGS

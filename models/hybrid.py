@@ -1,0 +1,173 @@
+"""The hybrid backbone: transformers' Qwen2.5-VL in which some layers hold a linear token mixer instead of attention.
+
+Nothing of the vision-language model is written again. A decoder layer of type ``linear_attention`` has its ``self_attn``
+replaced by the configured mixer; everything around it (norms, FFN, vision tower, rotary positions, loss, generation) is
+transformers' own. With every layer ``full_attention`` this *is* Qwen2.5-VL, parameter for parameter.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLModel,
+    Qwen2_5_VLPreTrainedModel,
+    Qwen2_5_VLTextModel,
+)
+
+from .cache import HybridCache
+from .config import HybridVLConfig, HybridVLTextConfig
+from .mixers.base import TokenMixer
+from .registry import get_mixer
+
+# transformers calls the cache ``cache`` in newer releases and ``past_key_values`` in older ones.
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+
+class HybridVLPreTrainedModel(Qwen2_5_VLPreTrainedModel):
+    """What the hybrid's modules share: the configuration class and the initialisation of mixers."""
+
+    config: HybridVLConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenMixer):
+            # A mixer initialises itself as a whole; what a checkpoint already filled in stays.
+            loaded = [(p, p.clone()) for p in module.parameters() if getattr(p, "_is_hf_initialized", False)]
+            module.reset_parameters()
+            for parameter, value in loaded:
+                parameter.copy_(value)
+
+
+class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
+    """Qwen2.5-VL's decoder with mixers in the layers of type ``linear_attention``."""
+
+    config: HybridVLTextConfig
+
+    def __init__(self, config: HybridVLTextConfig) -> None:
+        super().__init__(config)
+        if config.linear_layers:
+            mixer = get_mixer(config.mixer)
+            for index in config.linear_layers:
+                self.layers[index].self_attn = mixer(config, index)
+            self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the decoder; arguments and result are those of transformers' class.
+
+        ``attention_mask`` is ``[B, past + T]``, 0 where padded. Attention layers get their causal masks from it, mixers
+        the part that belongs to the new tokens.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        cache = kwargs.pop("cache", None)
+        cache = kwargs.pop("past_key_values", None) if cache is None else cache
+        if use_cache is None:
+            use_cache = self.config.use_cache and not (self.training and self.gradient_checkpointing)
+        if use_cache and cache is None:
+            cache = HybridCache(config=self.config)
+        if not isinstance(attention_mask, dict):
+            attention_mask = self._masks(inputs_embeds, attention_mask, position_ids, cache)
+        if position_ids is None and not self._has_attention:
+            # The parent would ask the cache for its length; without attention nobody reads positions.
+            position_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        output = super().forward(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{CACHE_ARGUMENT: cache},
+            **kwargs,
+        )
+        if isinstance(cache, HybridCache):
+            cache.count(inputs_embeds.shape[1])
+        return output
+
+    @property
+    def _has_attention(self) -> bool:
+        return any(layer_type != "linear_attention" for layer_type in self.config.layer_types)
+
+    def _masks(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Any
+    ) -> dict[str, Tensor | None]:
+        """Build one mask for each layer type that occurs."""
+        # Four rows of positions are three for rotary embedding after one that numbers the text tokens.
+        text_positions = position_ids[0] if position_ids is not None and position_ids.shape[0] == 4 else None
+        arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": text_positions,
+            CACHE_ARGUMENT: cache,
+        }
+        masks: dict[str, Tensor | None] = {"linear_attention": padding_of_new_tokens(inputs_embeds, attention_mask)}
+        if "full_attention" in self.config.layer_types:
+            masks["full_attention"] = create_causal_mask(**arguments)
+        if "sliding_attention" in self.config.layer_types:
+            masks["sliding_attention"] = create_sliding_window_causal_mask(**arguments)
+        return masks
+
+
+def padding_of_new_tokens(inputs_embeds: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+    """The mixers' mask: ``[B, T]``, 0 at padded tokens; None where nothing is padded.
+
+    A single new token is never padding, so decoding needs no mask (and no look at its values).
+    """
+    if attention_mask is None or attention_mask.ndim != 2 or inputs_embeds.shape[1] == 1:
+        return None
+    new = attention_mask[:, -inputs_embeds.shape[1] :]
+    return None if bool(new.all()) else new
+
+
+class HybridVLModel(HybridVLPreTrainedModel, Qwen2_5_VLModel):
+    """Vision tower and hybrid decoder."""
+
+    config: HybridVLConfig
+
+    def __init__(self, config: HybridVLConfig) -> None:
+        # The parent's constructor would build a whole attention decoder only for us to throw it away.
+        Qwen2_5_VLPreTrainedModel.__init__(self, config)
+        self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
+        self.language_model = HybridVLTextModel._from_config(config.text_config)
+        self.rope_deltas = None
+        self.post_init()
+
+
+class HybridVLForConditionalGeneration(HybridVLPreTrainedModel, Qwen2_5_VLForConditionalGeneration):
+    """The whole model, with a language-model head: `transformers.Qwen2_5_VLForConditionalGeneration` with mixers."""
+
+    config: HybridVLConfig
+
+    def __init__(self, config: HybridVLConfig) -> None:
+        Qwen2_5_VLPreTrainedModel.__init__(self, config)
+        self.model = HybridVLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        for name in ("cache", "past_key_values"):
+            # Only a cache that `generate` has just made itself; one that the user passed is left alone.
+            if type(model_kwargs.get(name)) is DynamicCache and not model_kwargs[name].is_initialized:
+                model_kwargs[name] = HybridCache(config=self.config.get_text_config(decoder=True))
+        return result
+
+
+AutoConfig.register(HybridVLTextConfig.model_type, HybridVLTextConfig, exist_ok=True)
+AutoConfig.register(HybridVLConfig.model_type, HybridVLConfig, exist_ok=True)
+AutoModelForImageTextToText.register(HybridVLConfig, HybridVLForConditionalGeneration, exist_ok=True)
