@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from .errors import UserError
 
@@ -81,7 +81,7 @@ class RunSpec(BaseModel):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["ablate", "eval", "train", "profile"]
-    arguments: dict[str, Scalar | list[Scalar]]
+    arguments: dict[str, JsonValue]
 
     @property
     def id(self) -> str:

@@ -1,0 +1,64 @@
+"""How large a study is run: the model, the training data, the steps and the evaluation of every cell.
+
+All cells of a study share one scale, so that they differ in nothing but what the study changes.
+"""
+
+from dataclasses import dataclass
+
+from ..errors import unknown_name
+from ..training.features import PageSetSpec
+from ..training.loop import TrainArguments
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale.
+
+    Attributes:
+        preset: the model's size.
+        pages: the training set; its seed is replaced by the cell's.
+        training: hyper-parameters; its seed is replaced by the cell's.
+        benchmarks: what a cell is scored on, by the paper's names.
+        questions: how many test questions of each benchmark.
+        cost: what a cell takes, in words.
+    """
+
+    preset: str
+    pages: PageSetSpec
+    training: TrainArguments
+    benchmarks: tuple[str, ...]
+    questions: int
+    cost: str
+
+
+SCALES: dict[str, Scale] = {
+    "tiny": Scale(
+        preset="tiny",
+        pages=PageSetSpec(weights={"documents": 2, "transcription": 1, "shapes": 1}, pages=4096),
+        training=TrainArguments(steps=1200, batch_size=16, learning_rate=3e-3),
+        benchmarks=("DocVQA", "OCRBench", "RealWorldQA"),
+        questions=200,
+        cost="about 3 minutes on one CPU core",
+    ),
+    "small": Scale(
+        preset="small",
+        pages=PageSetSpec(
+            weights={"documents": 4, "scene_text": 2, "transcription": 2, "charts": 2, "shapes": 1}, pages=65536
+        ),
+        training=TrainArguments(steps=6000, batch_size=64, learning_rate=2e-3, precision="no"),
+        benchmarks=("DocVQA", "TextVQA", "OCRBench", "ChartQA", "RealWorldQA"),
+        questions=1000,
+        cost="minutes on one GPU",
+    ),
+}
+
+
+def get_scale(name: str) -> Scale:
+    """Look a scale up.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES)
+    return SCALES[name]
