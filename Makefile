@@ -1,0 +1,48 @@
+# Every target sets up .venv by itself from a bare python3 (3.11 or newer); PYTHON=... chooses another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/infinitevl-bench
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test lint fix report lock setup clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# The main job on the embedded default: train two mixers and score them through VLMEvalKit, then write the report.
+demo: setup
+	$(RUN) ablate --mixer gated_deltanet --mixer gla
+	$(RUN) eval DocVQA
+	$(RUN) report
+
+test: setup
+	$(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/infinitevl_bench
+	MYPYPATH=.venv/src $(BIN)/mypy -p infinitevl_bench
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+report: setup
+	$(RUN) report
+
+# Names and versions only: the lock holds no address.
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv report build *.egg-info

@@ -1,0 +1,85 @@
+"""A study is a baseline and one dict of changes; its grid is every combination of them.
+
+    Study(baseline={"mixer": "gated_deltanet", "pattern": "SLLL"}, changes={"mixer": ["gla", "mamba2"], "seed": [0, 1]})
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UserError
+from ..models.presets import get_preset
+from ..models.registry import canonical_name, get_mixer
+from ..records import RunSpec
+from .scales import Scale, get_scale
+
+CELL_FIELDS = ("mixer", "mixer_args", "pattern", "seed")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What varies, and what it is compared with.
+
+    Attributes:
+        baseline: the cell's fields (``mixer``, ``mixer_args``, ``pattern``, ``seed``) where nothing changes them.
+        changes: field → the values it takes.
+        scale: a name in `scales.SCALES`.
+        overrides: hyper-parameters of training that replace the scale's (``steps``, ``learning_rate``, …).
+        questions: test questions of each benchmark; the scale's if None.
+        pages: training pages; the scale's if None.
+    """
+
+    baseline: dict[str, Any]
+    changes: dict[str, list[Any]]
+    scale: str = "tiny"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    questions: int | None = None
+    pages: int | None = None
+
+    def cells(self, device: str) -> list[RunSpec]:
+        """The specs of all cells, each once, every one checked before any of them trains.
+
+        Args:
+            device: "cpu" or "cuda"; part of the spec, since numbers differ between devices.
+
+        Raises:
+            UserError: for an unknown field, mixer or scale, or a pattern that does not tile the model's depth.
+        """
+        unknown = set(self.baseline) | set(self.changes)
+        if unknown := unknown - set(CELL_FIELDS):
+            raise UserError(f"a study cannot change {sorted(unknown)[0]!r}; it can change {', '.join(CELL_FIELDS)}")
+        scale = get_scale(self.scale)
+        cells: dict[str, RunSpec] = {}
+        for values in itertools.product(*self.changes.values()):
+            chosen = {"mixer_args": {}, "seed": 0} | self.baseline | dict(zip(self.changes, values, strict=True))
+            spec = self._spec(scale, device, **chosen)
+            cells[spec.id] = spec
+        return list(cells.values())
+
+    def _spec(
+        self, scale: Scale, device: str, *, mixer: str, mixer_args: dict[str, Any], pattern: str, seed: int
+    ) -> RunSpec:
+        if "L" in pattern:
+            mixer = canonical_name(mixer)
+            get_mixer(mixer)
+        else:
+            # Without a linear layer the mixer is not part of the model; naming it would make twins of one cell.
+            mixer, mixer_args = "none", {}
+        config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
+        training = scale.training.model_validate(scale.training.model_dump() | self.overrides | {"seed": seed})
+        pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
+        return RunSpec(
+            kind="ablate",
+            arguments={
+                "scale": self.scale,
+                "mixer": mixer,
+                "mixer_args": mixer_args,
+                "pattern": config.text_config.pattern,
+                "seed": seed,
+                "training": training.model_dump(mode="json"),
+                "pages": pages.model_dump(mode="json"),
+                "benchmarks": list(scale.benchmarks),
+                "questions": self.questions or scale.questions,
+                "device": device,
+            },
+        )

@@ -1,0 +1,87 @@
+"""The `list` command: what the registries and the runs folder hold."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+Rows = tuple[tuple[str, ...], Iterable[tuple[str, ...]]]
+
+
+def print_listing(what: str, runs: Path) -> None:
+    """Print one listing as a table; the last line counts its rows."""
+    headings, rows = LISTINGS[what](runs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    if not table.row_count:
+        console.print(f"no {what} yet" + (f" in {runs}" if what == "runs" else ""))
+
+
+def _mixers(_: Path) -> Rows:
+    from .models.presets import get_preset
+    from .models.registry import get_mixer, mixer_names
+
+    config = get_preset("infinitevl-4b").text_config
+    rows = []
+    for name in mixer_names():
+        mixer = get_mixer(name)
+        module_doc = (__import__(mixer.__module__, fromlist=["_"]).__doc__ or "").strip()
+        rows.append((name, f"{mixer.state_elements(config):,}", module_doc.splitlines()[0] if module_doc else ""))
+    return ("mixer", "state a layer at 4B, elements", "what it is"), rows
+
+
+def _benchmarks(_: Path) -> Rows:
+    from .eval.benchmarks import BENCHMARKS
+
+    rows = [
+        (benchmark.name, benchmark.dataset, benchmark.artifact, benchmark.family or "official file only")
+        for benchmark in BENCHMARKS.values()
+    ]
+    return ("benchmark", "VLMEvalKit's name", "artifact", "synthetic twin drawn by"), rows
+
+
+def _presets(_: Path) -> Rows:
+    from .models.accounting import size_of
+    from .models.presets import get_preset, preset_names
+
+    rows = []
+    for name in preset_names():
+        config = get_preset(name)
+        size = size_of(config, context=32768)
+        rows.append(
+            (name, config.text_config.pattern, f"{size.parameters:,}", f"{size.state_elements:,}", f"{size.cache_elements:,}")
+        )
+    return ("preset", "pattern", "parameters", "state elements", "cache elements at 32k tokens"), rows
+
+
+def _artifacts(_: Path) -> Rows:
+    from .reports.artifacts import ARTIFACTS, artifact_title
+
+    return ("artifact", "what it is"), [(name, artifact_title(name)) for name in ARTIFACTS]
+
+
+def _runs(runs: Path) -> Rows:
+    from .records import finished_runs
+
+    rows = []
+    for folder, result in finished_runs(runs):
+        scores = [r for r in result["records"] if r["metric"] == "score"]
+        what = " ".join(str(scores[0][key]) for key in ("mixer", "pattern", "scale") if scores[0].get(key)) if scores else ""
+        shown = "  ".join(f"{r['benchmark']} {r['value']:.1f}" for r in scores)
+        rows.append((folder.name, what, str(result["summary"].get("status", "ok")), shown, result["finished_at"]))
+    return ("run", "what", "status", "scores in %", "finished"), rows
+
+
+LISTINGS: dict[str, Callable[[Path], Rows]] = {
+    "mixers": _mixers,
+    "benchmarks": _benchmarks,
+    "presets": _presets,
+    "artifacts": _artifacts,
+    "runs": _runs,
+}
