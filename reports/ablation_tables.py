@@ -1,0 +1,312 @@
+"""Tables 3 and 4: token mixers at one share of sliding-window layers, and that share with one mixer.
+
+The paper's side is known as orderings only, so its column holds words. Ours is whatever cells have been trained; cells
+that differ in scale, split, recipe or steps are no rows of one table, and stand in blocks of their own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ..records import Record
+from .artifacts import Artifact, Missing, describe
+from .estimates import Estimate, estimate, extra_text, group, interval_of_mean, run_ids, scale_rank, swa_ratio, unique
+from .published import MIXER_ORDERING, RATIO_ORDERING
+from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
+
+MIXER_NAMES = {
+    "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
+    "none": "No linear mixer",
+}  # fmt: skip
+BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
+DEFAULT_PATTERN = "SLLL"
+CONTROL_PATTERNS = {"S": "Sliding window only", "F": "Full attention"}
+MARK = "†"
+ORDERINGS = "The paper's figures are known as orderings only, so its column holds words."
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """What one row trains: a mixer with its arguments in a layer pattern, at a learning rate ("" if not recorded)."""
+
+    mixer: str
+    pattern: str
+    variant: str
+    learning_rate: str
+
+    @property
+    def label(self) -> str:
+        """The name of the row."""
+        name = CONTROL_PATTERNS.get(self.pattern) or MIXER_NAMES.get(self.mixer, self.mixer)
+        return f"{name} ({self.variant})" if self.variant else name
+
+    @property
+    def ratio(self) -> Fraction | None:
+        """Share of sliding-window layers, None with full attention."""
+        return swa_ratio(self.pattern)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells that may be compared: everything equal but the arm and the seed."""
+
+    scale: str
+    split: str
+    recipe: str
+    steps: int | None
+    records: tuple[Record, ...]
+
+    @property
+    def title(self) -> str:
+        """What the cells have in common."""
+        parts = [f"Scale {self.scale}", f"{self.split} data", f"recipe {self.recipe}" if self.recipe else ""]
+        parts.append(f"{self.steps:,} steps" if self.steps is not None else "")
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks with a score, sorted."""
+        return sorted({r.benchmark for r in self.records if r.metric == "score" and r.benchmark is not None})
+
+    def arms(self) -> dict[Arm, list[Record]]:
+        """The scores of each arm."""
+        return group((record for record in self.records if record.metric == "score"), arm_of)
+
+    def scores(self, arm: Arm) -> dict[str, Estimate]:
+        """An arm's estimate on each benchmark that it was scored on."""
+        return {name: estimate(rows) for name, rows in group(self.arms()[arm], lambda r: r.benchmark or "").items()}
+
+    def baseline(self, metric: str, benchmark: str) -> Estimate | None:
+        """A baseline's score: the highest over the arms that recorded one, which is the hardest to beat."""
+        rows = [record for record in self.records if record.metric == metric and record.benchmark == benchmark]
+        return max((estimate(same) for same in group(rows, arm_of).values()), key=lambda e: e.value, default=None)
+
+    def floor(self, benchmark: str) -> float | None:
+        """The higher of the two baselines."""
+        found = [self.baseline(metric, benchmark) for metric in BASELINES]
+        return max((one.value for one in found if one is not None), default=None)
+
+
+def arm_of(record: Record) -> Arm:
+    """The arm that a record of a cell belongs to."""
+    arguments = {key.removeprefix("mixer_"): value for key, value in record.extra.items() if key.startswith("mixer_")}
+    variant = extra_text(record, "variant") or ", ".join(f"{key}={arguments[key]}" for key in sorted(arguments))
+    return Arm(record.mixer or "none", record.pattern or "", variant, extra_text(record, "learning_rate") or "")
+
+
+def ablation_records(records: Sequence[Record]) -> list[Record]:
+    """The measured scores and baselines of trained cells, whatever artifact they were written for."""
+    metrics = {"score", *BASELINES}
+    return unique(
+        r for r in records if r.source == "measured" and r.metric in metrics and r.pattern and r.benchmark and r.frames is None
+        and r.artifact in ("ablation", "table3", "table4")
+    )  # fmt: skip
+
+
+def blocks_of(records: Sequence[Record]) -> list[Block]:
+    """Comparable cells, the largest scale and the longest training first."""
+    groups = group(records, lambda r: (r.scale or "unnamed", r.split or "unnamed", extra_text(r, "recipe") or "", r.steps))
+    blocks = [Block(scale, split, recipe, steps, tuple(rows)) for (scale, split, recipe, steps), rows in groups.items()]
+    blocks = [block for block in blocks if block.benchmarks]
+    return sorted(blocks, key=lambda b: (-scale_rank(b.scale), b.scale, b.split, b.recipe, -(b.steps or 0)))
+
+
+def mixer_table(records: Sequence[Record]) -> Artifact:
+    """Table 3: token mixers with one sliding-window layer in four."""
+    from .ablation_figures import mixer_figure
+
+    cells = [r for r in ablation_records(records) if r.pattern == DEFAULT_PATTERN or r.pattern in CONTROL_PATTERNS]
+    blocks = [block for block in blocks_of(cells) if any(arm.pattern == DEFAULT_PATTERN for arm in block.arms())]
+    published = list(MIXER_ORDERING)
+
+    def place(arm: Arm) -> tuple[object, ...]:
+        known = published.index(arm.mixer) if arm.mixer in published else len(published)
+        return arm.pattern in CONTROL_PATTERNS, known, arm
+
+    def words(arm: Arm) -> str:
+        return MIXER_ORDERING.get(arm.mixer, NOTHING) if arm.pattern == DEFAULT_PATTERN else NOTHING
+
+    absent = [
+        Missing(f"{MIXER_NAMES[mixer]} at ratio 1/4", f"infinitevl-bench ablate --mixer {mixer} --swa-ratio 1/4")
+        for mixer in published
+        if not any(arm.mixer == mixer and arm.pattern == DEFAULT_PATTERN for block in blocks for arm in block.arms())
+    ]
+    tables = tuple(_block_table("Token mixer", block, place, lambda arm: arm.label, words) for block in blocks)
+    if not tables:
+        tables = (_orderings_table("Token mixer", {MIXER_NAMES[name]: said for name, said in MIXER_ORDERING.items()}),)
+    return Artifact(
+        name="table3",
+        title="Table 3 · Token mixers at sliding-window ratio 1/4",
+        caption=_caption(blocks),
+        tables=tables,
+        figure=(lambda theme: mixer_figure(blocks[0], theme)) if blocks else None,
+        missing=tuple(absent),
+        runs=run_ids(record for block in blocks for record in block.records),
+    )
+
+
+def ratio_table(records: Sequence[Record]) -> Artifact:
+    """Table 4: the share of sliding-window layers, with Gated DeltaNet in the others."""
+    from .ablation_figures import ratio_figure
+
+    cells = [
+        r for r in ablation_records(records)
+        if r.pattern is not None and swa_ratio(r.pattern) is not None and (r.mixer == "gated_deltanet" or r.pattern == "S")
+    ]  # fmt: skip
+    blocks = [block for block in blocks_of(cells) if any(arm.pattern != "S" for arm in block.arms())]
+
+    def place(arm: Arm) -> tuple[object, ...]:
+        return arm.ratio, arm
+
+    def label(arm: Arm) -> str:
+        return f"{arm.ratio} ({arm.variant})" if arm.variant else str(arm.ratio)
+
+    measured = {str(arm.ratio) for block in blocks for arm in block.arms()}
+    absent = [
+        Missing(f"Ratio {ratio}", f"infinitevl-bench ablate --mixer gated_deltanet --swa-ratio {ratio}")
+        for ratio in RATIO_ORDERING
+        if ratio not in measured
+    ]
+    tables = tuple(
+        _block_table("Sliding-window ratio", block, place, label, lambda arm: RATIO_ORDERING.get(str(arm.ratio), NOTHING))
+        for block in blocks
+    )
+    if not tables:
+        tables = (_orderings_table("Sliding-window ratio", RATIO_ORDERING),)
+    drawable = [block for block in blocks if len({arm.ratio for arm in block.arms()}) > 1]
+    return Artifact(
+        name="table4",
+        title="Table 4 · Share of sliding-window layers, with Gated DeltaNet",
+        caption=_caption(blocks),
+        tables=tables,
+        figure=(lambda theme: ratio_figure(drawable[0], theme)) if drawable else None,
+        missing=tuple(absent),
+        runs=run_ids(record for block in blocks for record in block.records),
+    )
+
+
+def _block_table(
+    heading: str,
+    block: Block,
+    place: Callable[[Arm], tuple[object, ...]],
+    label: Callable[[Arm], str],
+    words: Callable[[Arm], str],
+) -> Table:
+    arms = block.arms()
+    order = sorted(arms, key=place)
+    scores = {arm: block.scores(arm) for arm in order}
+    means = {arm: _mean_over_benchmarks(arms[arm], block.benchmarks) for arm in order}
+    several_rates = len({arm.learning_rate for arm in order}) > 1
+    several_benchmarks = len(block.benchmarks) > 1
+    units = {name: next(iter({e[name].unit for e in scores.values() if name in e})) for name in block.benchmarks}
+    columns = [
+        Column(heading, numeric=False),
+        *(Column(f"{name} {block.split}", units[name]) for name in block.benchmarks),
+        *([Column("Mean", "%")] if several_benchmarks else []),
+        Column("State", "elements"), Column("Parameters"), Column("Seeds"),
+        *([Column("Learning rate")] if several_rates else []),
+        Column("Paper (published)", numeric=False),
+    ]  # fmt: skip
+    best = {name: _best({arm: s[name] for arm, s in scores.items() if name in s}) for name in block.benchmarks}
+    best_mean = _best({arm: mean for arm, mean in means.items() if mean is not None})
+    rows = []
+    for arm in order:
+        cells = [text_cell(label(arm))]
+        for name in block.benchmarks:
+            found = scores[arm].get(name)
+            mark = "" if _above([r for r in arms[arm] if r.benchmark == name], block.floor(name)) else MARK
+            cells.append(estimate_cell(found, mark=mark, strong=arm in best[name]))
+        if several_benchmarks:
+            cells.append(estimate_cell(means[arm], strong=arm in best_mean))
+        cells += [_common_count(arms[arm], "state_elements"), _common_count(arms[arm], "parameters"), _seeds_cell(arms[arm])]
+        if several_rates:
+            cells.append(Cell(arm.learning_rate or NOTHING, float(arm.learning_rate) if arm.learning_rate else None))
+        cells.append(text_cell(words(arm)))
+        rows.append(Row(tuple(cells), "measured", run_ids(arms[arm]), _facets(block, arms[arm])))
+    rows += _baseline_rows(block, len(columns) - 1 - len(block.benchmarks))
+    return Table(block.title, tuple(columns), tuple(rows))
+
+
+def _baseline_rows(block: Block, others: int) -> list[Row]:
+    rows = []
+    for metric, label in BASELINES.items():
+        found = {name: block.baseline(metric, name) for name in block.benchmarks}
+        if any(one is not None for one in found.values()):
+            cells = [text_cell(f"Baseline: {label}"), *(estimate_cell(found[name]) for name in block.benchmarks)]
+            runs = tuple(sorted({run for one in found.values() if one is not None for run in one.runs}))
+            same = [record for record in block.records if record.metric == metric]
+            rows.append(Row((*cells, *[Cell(NOTHING)] * others), "baseline", runs, _facets(block, same)))
+    return rows
+
+
+def _orderings_table(heading: str, words: Mapping[str, str]) -> Table:
+    rows = tuple(Row((text_cell(name), text_cell(said)), "published") for name, said in words.items())
+    return Table("Published orderings", (Column(heading, numeric=False), Column("Paper (published)", numeric=False)), rows)
+
+
+def _mean_over_benchmarks(rows: Sequence[Record], benchmarks: Sequence[str]) -> Estimate | None:
+    """Mean over benchmarks, interval over the seeds that have all of them; None where none has, or units are mixed."""
+    if {record.unit for record in rows} != {"%"}:
+        return None
+    values = []
+    seeds = []
+    for seed, same in group(rows, lambda r: r.seed).items():
+        by_benchmark = group(same, lambda r: r.benchmark)
+        if set(by_benchmark) == set(benchmarks):
+            values.append(float(np.mean([np.mean([r.value for r in found]) for found in by_benchmark.values()])))
+            seeds.append(seed)
+    if not values:
+        return None
+    low, high = interval_of_mean(values) if len(values) > 1 else (None, None)
+    if low is not None and high is not None:
+        low, high = max(low, 0.0), min(high, 100.0)
+    known = tuple(sorted(seed for seed in seeds if seed is not None))
+    return Estimate(float(np.mean(values)), low, high, "seeds" if low is not None else "none", known, None, "%", run_ids(rows), 0)
+
+
+def _best(estimates: Mapping[Arm, Estimate]) -> set[Arm]:
+    """The highest, and all whose interval reaches into its interval; nothing to mark among fewer than two."""
+    if len(estimates) < 2:
+        return set()
+    top = max(estimates.values(), key=lambda one: one.value)
+    floor = top.value if top.low is None else top.low
+    return {arm for arm, one in estimates.items() if one is top or (one.value if one.high is None else one.high) >= floor}
+
+
+def _above(rows: Sequence[Record], floor: float | None) -> bool:
+    """Whether every seed's own interval over samples lies above the baselines."""
+    return floor is None or all((row.value if row.ci_low is None else row.ci_low) > floor for row in rows)
+
+
+def _common_count(rows: Sequence[Record], field: str) -> Cell:
+    values = {getattr(record, field) for record in rows} - {None}
+    return count_cell(values.pop()) if len(values) == 1 else Cell(NOTHING)
+
+
+def _seeds_cell(rows: Sequence[Record]) -> Cell:
+    seeds = {record.seed for record in rows}
+    diverged = len({record.seed for record in rows if record.extra.get("status") == "diverged"})
+    return Cell(f"{len(seeds)}" + (f" ({diverged} diverged)" if diverged else ""), len(seeds))
+
+
+def _facets(block: Block, rows: Sequence[Record]) -> tuple[tuple[str, str], ...]:
+    devices = sorted({record.device for record in rows if record.device})
+    return ("scale", block.scale), ("split", block.split), ("device", ", ".join(devices))
+
+
+def _caption(blocks: Sequence[Block]) -> str:
+    if not blocks:
+        return f"{ORDERINGS} Nothing has been measured yet."
+    scores = [record for block in blocks for record in block.records if record.metric == "score"]
+    parts = [
+        ORDERINGS,
+        "Scores are means over seeds with the 95 % t interval over seeds; with one seed, the 95 % interval over samples "
+        "where it was recorded.",
+        f"{MARK}: in at least one seed not above both baselines, by its 95 % interval over samples." if any(block.floor(b) is not None for block in blocks for b in block.benchmarks) else "",
+        "Bold: the highest, and every score whose interval reaches into its interval.",
+        "Synthetic data: comparable between rows, not with the paper's numbers." if any(r.split == "synthetic" for r in scores) else "",
+        describe(scores),
+    ]  # fmt: skip
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,148 @@
+"""Learning curves of the trained cells, and accuracy against the number of frames."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..records import Record
+from .ablation_tables import Arm, arm_of
+from .artifacts import Artifact, Missing, describe
+from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
+from .figures import Theme, colour_of, end_label, new_figure, spread
+from .tables import Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRAME_BENCHMARKS = ("Video-MME", "LongVideoBench")
+FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
+
+
+def learning_curves(records: Sequence[Record]) -> Artifact:
+    """Training loss against steps, one line an arm, the seeds of an arm as thin lines behind their mean."""
+    losses = unique(r for r in records if r.source == "measured" and r.metric == "loss" and r.steps is not None)
+    scale = max((record.scale or "" for record in losses), key=lambda name: (scale_rank(name), name), default="")
+    losses = [record for record in losses if (record.scale or "") == scale]
+    arms = group(losses, arm_of)
+    rows = []
+    for arm in sorted(arms, key=lambda arm: (arm.pattern, arm.mixer, arm)):
+        last_step = max(record.steps or 0 for record in arms[arm])
+        last = estimate([record for record in arms[arm] if record.steps == last_step])
+        first_step = min(record.steps or 0 for record in arms[arm])
+        first = estimate([record for record in arms[arm] if record.steps == first_step])
+        cells = (
+            text_cell(arm.label), text_cell(arm.pattern), count_cell(last_step), number_cell(first.value, 3),
+            estimate_cell(last, 3), count_cell(len({record.seed for record in arms[arm]})),
+        )  # fmt: skip
+        facets = (("scale", scale), ("split", ""), ("device", ", ".join(sorted({r.device or "" for r in arms[arm]}))))
+        rows.append(Row(cells, "measured", run_ids(arms[arm]), facets))
+    columns = (
+        Column("Token mixer", numeric=False), Column("Pattern", numeric=False), Column("Steps"),
+        Column("First loss"), Column("Last loss"), Column("Seeds"),
+    )  # fmt: skip
+    missing = () if rows else (Missing("Training losses", "infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/4"),)
+    return Artifact(
+        name="learning_curves", title="Learning curves of the trained cells",
+        caption=(
+            "Mean loss on answer tokens in nats, averaged over each logged interval. Thin: single seeds. Thick: their mean. "
+            "First and last: the first and last logged interval. " + describe(losses)
+        ) if rows else "Nothing has been trained yet.",
+        tables=(Table(f"Scale {scale}", columns, tuple(rows)),) if rows else (),
+        figure=(lambda theme: _loss_figure(arms, theme)) if rows else None,
+        missing=missing, runs=run_ids(losses),
+    )  # fmt: skip
+
+
+def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
+    patterns = sorted({arm.pattern for arm in arms})
+    columns = min(len(patterns), 3)
+    rows = -(-len(patterns) // columns)
+    figure, axes = new_figure(2.9 * rows + 0.2, columns, rows, sharey=True)
+    top = max(record.value for same in arms.values() for record in same)
+    for number, (panel, pattern) in enumerate(zip(axes, patterns, strict=False)):
+        here = {arm: same for arm, same in arms.items() if arm.pattern == pattern}
+        ends = []
+        for arm in sorted(here):
+            colour = colour_of(arm.mixer, theme, [one.mixer for one in arms])
+            seeds = group(here[arm], lambda r: (r.seed, r.run_id))
+            for same in seeds.values():
+                line = sorted((record.steps or 0, record.value) for record in same)
+                panel.plot(*zip(*line, strict=True), color=colour, linewidth=0.8, alpha=0.45 if len(seeds) > 1 else 0)
+            by_step = group(here[arm], lambda r: r.steps or 0)
+            whole = sorted(step for step, same in by_step.items() if len(same) == len(seeds))
+            mean = [float(np.mean([record.value for record in by_step[step]])) for step in whole]
+            if whole:
+                panel.plot(whole, mean, color=colour)
+                ends.append((whole[-1], mean[-1], arm.label, colour))
+        heights = spread([y for _, y, _, _ in ends], top * 0.065)
+        for (x, _, name, colour), height in zip(ends, heights, strict=True):
+            end_label(panel, x, height, name, colour, fontsize=7)
+        panel.set_title(f"Pattern {pattern}")
+        panel.set_xlabel("step")
+        panel.set_ylim(0, top * 1.05)
+        panel.set_xlim(0, max(r.steps or 0 for same in arms.values() for r in same) * (1.3 if columns == 1 else 1.75))
+        if number % columns == 0:
+            panel.set_ylabel("loss, nats")
+    for panel in axes[len(patterns) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def frame_scaling(records: Sequence[Record]) -> Artifact:
+    """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
+    points = unique(r for r in records if r.metric == "score" and r.frames is not None and r.benchmark and r.source == "measured")
+    series = group(points, lambda r: (r.benchmark or "", r.split or "", r.model, extra_text(r, "stage") or "", r.scale or ""))
+    columns = (
+        Column("Benchmark", numeric=False), Column("Model", numeric=False), Column("Training", numeric=False),
+        Column("Frames"), Column("Score", "%"),
+    )  # fmt: skip
+    rows = []
+    for key in sorted(series):
+        benchmark, split, model, stage, scale = key
+        for frames, same in sorted(group(series[key], lambda r: r.frames or 0).items()):
+            cells = (
+                text_cell(f"{benchmark} ({split})"), text_cell(model), text_cell(stage), count_cell(frames),
+                estimate_cell(estimate(same)),
+            )  # fmt: skip
+            device = ", ".join(sorted({record.device or "" for record in same}))
+            rows.append(Row(cells, "measured", run_ids(same), (("scale", scale), ("split", split), ("device", device))))
+    absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
+    missing = (Missing(f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames", None),)
+    return Artifact(
+        name="fig_frames", title="Accuracy against frames, with and without long-sequence training",
+        caption=(
+            "Published as a direction only: with stage 3 the score holds or rises past 32 frames, without it it falls. "
+            + (describe(points) or "Nothing has been measured yet.")
+        ),
+        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
+        figure=(lambda theme: _frame_figure(points, theme)) if rows else None,
+        missing=missing if absent else (), runs=run_ids(points),
+    )  # fmt: skip
+
+
+def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
+    panels = group(sorted(points, key=lambda r: (r.benchmark or "", r.split or "")), lambda r: (r.benchmark, r.split))
+    figure, axes = new_figure(3.2, len(panels), sharey=True)
+    for axis, ((benchmark, split), here) in zip(axes, panels.items(), strict=True):
+        lines = group(here, lambda r: (r.model, extra_text(r, "stage") or ""))
+        ends = []
+        for key in sorted(lines):
+            colour = colour_of(" ".join(key), theme, [" ".join(one) for one in lines])
+            line = sorted((frames, estimate(same)) for frames, same in group(lines[key], lambda r: r.frames or 0).items())
+            axis.plot([x for x, _ in line], [one.value for _, one in line], "o-", color=colour)
+            for x, one in line:
+                if one.low is not None and one.high is not None:
+                    axis.vlines(x, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
+            ends.append((line[-1][0], line[-1][1].value, " ".join(key), colour))
+        axis.set_xscale("log", base=2)
+        counts = sorted({record.frames or 0 for record in here})
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.set_xlim(counts[0] * 0.8, counts[-1] * 3)
+        low, high = axis.get_ylim()
+        heights = spread([y for _, y, _, _ in ends], (high - low) * 0.07)
+        for (x, _, name, colour), height in zip(ends, heights, strict=True):
+            end_label(axis, x, height, name, colour)
+        axis.set_title(f"{benchmark} ({split}), %")
+        axis.set_xlabel("frames")
+    return figure

@@ -1,0 +1,162 @@
+"""Figures 1 and 4: speed, memory and throughput, published beside measured.
+
+The published baseline ran eagerly and the hybrid from a captured graph. Ours carries its protocol in every record
+(``extra["protocol"]``: ``as-published`` or ``matched``), and rows of different protocols or devices never merge.
+"""
+
+from collections.abc import Sequence
+
+from ..records import Record
+from .artifacts import Artifact, Missing, describe
+from .estimates import estimate, extra_text, group, run_ids, unique
+from .published import BAR_METRICS, BAR_UNITS, HYBRID, TRANSFORMER
+from .tables import NOTHING, Cell, Column, Row, Table, estimate_cell, text_cell
+
+BAR_TITLES = {metric: title for title, metric in BAR_METRICS.items()}
+CAVEAT = (
+    "Published: one RTX 4090, the hybrid replayed from a CUDA graph, the Transformer eager. Times on different devices do "
+    "not compare; ratios within one run do."
+)
+SeriesKey = tuple[str, str, str, str, str]
+
+
+def series_key(record: Record) -> SeriesKey:
+    """What one line or one row of an efficiency figure holds: source, model, protocol, device, scale."""
+    return record.source, record.model, extra_text(record, "protocol") or "", record.device or "", record.scale or ""
+
+
+def series_label(key: SeriesKey) -> str:
+    """The name of a line."""
+    source, model, protocol, device, scale = key
+    notes = [part for part in (protocol, device, scale if scale and scale != model.lower() else "", source) if part]
+    return f"{model} ({', '.join(notes)})"
+
+
+def overview(records: Sequence[Record]) -> Artifact:
+    """Figure 1: efficiency bars, and speed against performance."""
+    from .efficiency_figures import overview_figure
+
+    published = [r for r in records if r.artifact == "fig1" and r.source == "published"]
+    measured = unique(r for r in records if r.source == "measured" and r.metric in BAR_UNITS and _headline(r))
+    bars = [r for r in published if r.metric in BAR_UNITS]
+    scatter = [r for r in published if r.metric.startswith("scatter_")]
+    absent = [metric for metric in BAR_UNITS if metric not in {record.metric for record in measured}]
+    return Artifact(
+        name="fig1", title="Figure 1 · Efficiency, and speed against performance",
+        caption=(
+            f"{CAVEAT} The unit of the published throughput is not printed on its bar; its caption says per GPU and day. "
+            "The scatter's scores are the figure's own and differ from the means of tables 1 and 2. "
+            "Dashed and hollow: published. Solid: measured. " + describe(measured)
+        ).strip(),
+        tables=(_bar_table([*bars, *measured]), _scatter_table(scatter)),
+        figure=lambda theme: overview_figure(bars, measured, scatter, theme),
+        missing=tuple(Missing(f"Measured {BAR_TITLES[metric]}", None) for metric in absent),
+        runs=run_ids(measured),
+    )  # fmt: skip
+
+
+def latency(records: Sequence[Record]) -> Artifact:
+    """Figure 4, left: milliseconds per token against context."""
+    return _curve_artifact(
+        records, "fig4_latency", "latency_ms", "context", "Figure 4 · Latency per token against context",
+        "Context (tokens)", "ms per token",
+    )  # fmt: skip
+
+
+def streaming(records: Sequence[Record]) -> Artifact:
+    """Figure 4, right: frames per second against frames already processed."""
+    return _curve_artifact(
+        records, "fig4_streaming", "streaming_fps", "frames", "Figure 4 · Streaming speed against processed frames",
+        "Processed frames", "frames/s",
+    )  # fmt: skip
+
+
+def _curve_artifact(
+    records: Sequence[Record], name: str, metric: str, axis: str, title: str, axis_title: str, unit: str
+) -> Artifact:
+    from .efficiency_figures import curve_figure
+
+    points = unique(
+        r for r in records if r.metric == metric and getattr(r, axis) is not None
+        and (r.source == "measured" or r.artifact == name)
+    )  # fmt: skip
+    measured = [record for record in points if record.source == "measured"]
+    series = sorted(group(points, series_key), key=lambda key: (key[0] != "published", key))
+    wanted = [
+        Missing(f"Measured {unit} of {model}", None)
+        for model in (HYBRID, TRANSFORMER)
+        if not any(canonical_model(record.model) == model for record in measured)
+    ]
+    return Artifact(
+        name=name, title=title,
+        caption=f"{CAVEAT} Published points were digitised from the plot, about ±1 %. Dashed and hollow: published. "
+        f"Solid: measured. {describe(measured)}".strip(),
+        tables=(_curve_table(points, series, axis, axis_title, unit),),
+        figure=lambda theme: curve_figure(points, series, axis, axis_title, unit, theme),
+        missing=tuple(wanted),
+        runs=run_ids(measured),
+    )  # fmt: skip
+
+
+def canonical_model(model: str) -> str:
+    """The paper's name of a model that our presets name in their own way."""
+    return {"infinitevl-4b": HYBRID, "qwen2.5-vl-3b": TRANSFORMER, "qwen2.5vl-3b": TRANSFORMER}.get(model.lower(), model)
+
+
+def _headline(record: Record) -> bool:
+    """Whether a measured record is one of figure 1's bars rather than a point of a curve."""
+    return record.artifact == "fig1"
+
+
+def _bar_table(rows: Sequence[Record]) -> Table:
+    keys = sorted(group(rows, series_key), key=lambda key: (key[0] != "published", key[1] == HYBRID, key))
+    columns = (Column("Metric", numeric=False), Column("Model", numeric=False), Column("Value"), Column("Unit", numeric=False))
+    body = []
+    for metric in BAR_UNITS:
+        for key in keys:
+            same = [record for record in rows if record.metric == metric and series_key(record) == key]
+            if same:
+                found = estimate(same)
+                value = Cell(_short(found.value), found.value, found.low, found.high)
+                cells = (text_cell(BAR_TITLES[metric]), text_cell(series_label(key)), value, text_cell(found.unit))
+                body.append(Row(cells, same[0].source, found.runs, _facets(key)))
+    return Table("Efficiency", columns, tuple(body))
+
+
+def _scatter_table(rows: Sequence[Record]) -> Table:
+    columns = (Column("Model", numeric=False), Column("Speed", "frames/s"), Column("Average score", "points"))
+    body = []
+    for model, same in group(rows, lambda r: r.model).items():
+        values = {record.metric: record for record in same}
+        cells = [_plain(values.get(metric)) for metric in ("scatter_fps", "scatter_score")]
+        body.append(Row((text_cell(model), *cells), "published"))
+    return Table("Speed and performance", columns, tuple(body))
+
+
+def _curve_table(
+    points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str
+) -> Table:
+    columns = (Column(axis_title), *(Column(series_label(key), unit) for key in series))
+    cells = group(points, lambda r: (getattr(r, axis), series_key(r)))
+    rows = []
+    for position in sorted({getattr(record, axis) for record in points}):
+        here = {key: cells.get((position, key)) for key in series}
+        values = [estimate_cell(estimate(same), 2) if same else Cell(NOTHING) for same in here.values()]
+        runs = run_ids(record for same in here.values() if same for record in same)
+        row = (Cell(f"{position:,}", position), *values)
+        rows.append(Row(row, "measured" if any(same and key[0] == "measured" for key, same in here.items()) else "published", runs))
+    return Table("Points", columns, tuple(rows))
+
+
+def _plain(record: Record | None) -> Cell:
+    return Cell(NOTHING) if record is None else Cell(f"{record.value:.1f}", record.value)
+
+
+def _short(value: float) -> str:
+    from .figures import thousands
+
+    return thousands(value) if abs(value) >= 1e4 else f"{value:.1f}"
+
+
+def _facets(key: SeriesKey) -> tuple[tuple[str, str], ...]:
+    return ("scale", key[4]), ("split", ""), ("device", key[3])

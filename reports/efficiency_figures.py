@@ -1,0 +1,133 @@
+"""Figures 1 and 4 drawn: bars and scatter, latency and streaming curves."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..records import Record
+from .efficiency import SeriesKey, canonical_model, series_key
+from .estimates import estimate, extra_text, group
+from .figures import GREY, Theme, colour_of, end_label, new_figure, shade, spread, thousands
+from .published import BAR_UNITS, HYBRID, TRANSFORMER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_TITLES = {
+    "average_score": "Average\nscore", "training_tokens_per_day": "Training\nthroughput", "streaming_fps": "Streaming\nspeed",
+    "cache_elements": "Cache at\n32K tokens", "latency_ms": "Latency\nper token",
+}  # fmt: skip
+# Labels of the scatter that would lie on a neighbour, in points from their dot: the published places are fixed.
+_LABEL_SHIFT = {
+    "InternVL2.5-4B": (-7, 6, "right"), "Qwen2.5VL-3B": (8, -1, "left"), "SmolVLM2-2B": (8, 3, "left"),
+    "Phi-3.5-Vision-4B": (-7, -6, "right"), "InfiniteVL-4B": (-9, 0, "right"), "Cobra-3B": (-9, 0, "right"),
+    "TinyLLaVA-3B": (-8, 5, "right"), "MaTVLM-3B": (9, 0, "left"), "PaliGemma2-3B": (8, -2, "left"),
+}  # fmt: skip
+
+
+def overview_figure(
+    bars: Sequence[Record], measured: Sequence[Record], scatter: Sequence[Record], theme: Theme
+) -> "Figure":
+    """Five small bar panels, and the scatter of speed against score below them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.0, 1.35])
+    axes = top.subplots(1, len(BAR_UNITS))
+    for axis, metric in zip(axes, BAR_UNITS, strict=True):
+        rows = [record for record in (*bars, *measured) if record.metric == metric]
+        _bar_panel(axis, metric, rows, theme)
+    _scatter_panel(bottom.subplots(), scatter, theme)
+    return figure
+
+
+def _bar_panel(axis: "Axes", metric: str, rows: Sequence[Record], theme: Theme) -> None:
+    series = group(rows, series_key)
+    keys = sorted(series, key=lambda key: (key[0] != "published", canonical_model(key[1]) == HYBRID, key))
+    for place, key in enumerate(keys):
+        found = estimate(series[key])
+        colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in keys])
+        solid = key[0] == "measured"
+        axis.bar(
+            place, found.value, width=0.66, facecolor=colour if solid else "none", edgecolor=colour, linewidth=1.4,
+            linestyle="-" if solid else (0, (4, 2)),
+        )  # fmt: skip
+        if found.low is not None and found.high is not None:
+            axis.vlines(place, found.low, found.high, color=theme.ink, linewidth=1.2)
+        axis.annotate(
+            thousands(found.value), (place, found.high or found.value), xytext=(0, 3), textcoords="offset points",
+            ha="center", fontsize=8, color=theme.ink,
+        )  # fmt: skip
+    better = next((extra_text(record, "better") for record in rows if record.source == "published"), "")
+    arrow = {"higher": "↑", "lower": "↓"}.get(better or "", "")
+    axis.set_title(f"{_PANEL_TITLES[metric]} {arrow}".rstrip(), fontsize=8)
+    axis.set_xlabel(BAR_UNITS[metric], fontsize=7)
+    axis.set_xticks(range(len(keys)), [_bar_name(key) for key in keys], fontsize=7)
+    axis.set_yticks([])
+    axis.set_ylim(0, max(estimate(same).value for same in series.values()) * 1.18)
+    axis.spines["left"].set_visible(False)
+
+
+def _bar_name(key: SeriesKey) -> str:
+    name = {HYBRID: "InfiniteVL", TRANSFORMER: "Qwen2.5-VL"}.get(canonical_model(key[1]), key[1])
+    return name if key[0] == "published" else "\n".join(part for part in (name, key[2], key[3]) if part)
+
+
+def _scatter_panel(axis: "Axes", scatter: Sequence[Record], theme: Theme) -> None:
+    for model, same in group(scatter, lambda r: r.model).items():
+        values = {record.metric: record.value for record in same}
+        x, y = values["scatter_fps"], values["scatter_score"]
+        known = model in (HYBRID, TRANSFORMER)
+        colour = colour_of(model, theme) if known else shade(GREY, theme)
+        axis.plot(x, y, "o", markersize=7, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6)
+        right, up, align = _LABEL_SHIFT.get(model, (8, 0, "left"))
+        axis.annotate(
+            model, (x, y), xytext=(right, up), textcoords="offset points", ha=align, va="center", fontsize=8,
+            color=colour if known else theme.ink,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xlim(1.3, 36)
+    axis.set_xticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
+    axis.minorticks_off()
+    axis.set_ylim(38, 82)
+    axis.set_xlabel("streaming speed, frames/s (published, RTX 4090)")
+    axis.set_title("Average score against streaming speed, as published")
+
+
+def curve_figure(
+    points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str, theme: Theme
+) -> "Figure":
+    """One line a model, protocol and device; published dashed and hollow, measured solid, intervals as bars."""
+    figure, axes = new_figure(3.4)
+    panel = axes[0]
+    by_series = group(points, series_key)
+    ends = []
+    for key in series:
+        colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
+        found = sorted((position, estimate(same)) for position, same in group(by_series[key], lambda r: getattr(r, axis)).items())
+        x = [position for position, _ in found]
+        y = [one.value for _, one in found]
+        solid = key[0] == "measured"
+        panel.plot(
+            x, y, marker="o", color=colour, linestyle="-" if solid else (0, (5, 2)), markersize=4 if solid else 3.6,
+            markerfacecolor=colour if solid else theme.paper or "none", markeredgewidth=1.1, linewidth=1.8 if solid else 1.2,
+        )  # fmt: skip
+        for position, one in found:
+            if one.low is not None and one.high is not None:
+                panel.vlines(position, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
+        ends.append((x[-1], y[-1], _end_name(key), colour))
+    panel.set_ylim(0, max(record.value for record in points) * 1.1)
+    panel.set_xlim(0, max(getattr(record, axis) for record in points) * 1.28)
+    ticks = [tick for tick in panel.get_xticks() if tick <= max(getattr(record, axis) for record in points)]
+    panel.set_xticks(ticks, [thousands(tick) for tick in ticks])
+    panel.set_xlabel(axis_title.lower())
+    panel.set_title(f"{unit[0].upper()}{unit[1:]}")
+    gap = panel.get_ylim()[1] * 0.12
+    for (x_end, _, name, colour), height in zip(ends, spread([y for _, y, _, _ in ends], gap), strict=True):
+        end_label(panel, x_end, height, name, colour)
+    return figure
+
+
+def _end_name(key: SeriesKey) -> str:
+    return "\n".join(part for part in (key[1], key[2], key[3] if key[0] == "measured" else "published") if part)
+

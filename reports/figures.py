@@ -1,0 +1,129 @@
+"""One visual style for every figure, and figures as bytes that are the same on every run.
+
+Published is hollow or dashed, measured is solid. Colours are those of Okabe and Ito, which people with any common form
+of colour blindness tell apart, and each arm keeps its colour across figures. Lines are labelled where they end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#C7B700", "#8A8F98",
+)  # fmt: skip
+WIDTH = 7.2  # inches: the text width of a page
+MARKERS = "osD^vPX"
+
+_ARM_COLOURS = {
+    "gated_deltanet": BLUE, "gla": ORANGE, "mamba2": GREEN, "linear_attention": PURPLE,
+    "InfiniteVL-4B": BLUE, "infinitevl-4b": BLUE, "Qwen2.5VL-3B": VERMILION, "qwen2.5-vl-3b": VERMILION,
+}  # fmt: skip
+_OTHER_COLOURS = (SKY, VERMILION, YELLOW, GREY)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Ink and paper of a figure; ``paper`` None is transparent."""
+
+    name: str
+    ink: str
+    muted: str
+    grid: str
+    paper: str | None
+
+
+PRINT = Theme("print", "#1B1F24", "#5B636E", "#DDE1E6", "#FFFFFF")
+LIGHT = Theme("light", "#1B1F24", "#5B636E", "#DDE1E6", None)
+DARK = Theme("dark", "#E8EAED", "#A3ABB6", "#3A4049", None)
+# Blue and purple lose contrast on a dark page; these keep their hue.
+_ON_DARK = {BLUE: "#4FA8E0", VERMILION: "#F07C3A", GREEN: "#2EBF95", PURPLE: "#DE97BC"}
+
+
+def colour_of(arm: str, theme: Theme, others: Sequence[str] = ()) -> str:
+    """The colour of an arm or model; one without a colour of its own takes its place among the ``others``."""
+    unknown = sorted(name for name in others if name not in _ARM_COLOURS)
+    place = unknown.index(arm) if arm in unknown else 0
+    return shade(_ARM_COLOURS.get(arm, _OTHER_COLOURS[place % len(_OTHER_COLOURS)]), theme)
+
+
+def shade(colour: str, theme: Theme) -> str:
+    """A colour as it must be on this theme's paper."""
+    return _ON_DARK.get(colour, colour) if theme.name == "dark" else colour
+
+
+def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT) -> bytes:
+    """Draw a figure and write it as ``png``, ``svg`` or ``pdf``, without dates or versions inside."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_style(theme)}):
+        figure: Figure = draw(theme)
+        buffer = BytesIO()
+        metadata: dict[str, Any] = {
+            "png": {"Software": None},
+            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+            "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+        }[kind]
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata, transparent=theme.paper is None)
+    return buffer.getvalue()
+
+
+def new_figure(height: float, columns: int = 1, rows: int = 1, **grid: Any) -> "tuple[Figure, list[Axes]]":
+    """A figure of the common width with ``rows × columns`` axes, without the global state of pyplot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    return figure, [axis for line in axes for axis in line]
+
+
+def end_label(axis: "Axes", x: float, y: float, text: str, colour: str, **where: Any) -> None:
+    """Name a line where it ends."""
+    options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "ha": "left", "fontsize": 8, **where}
+    axis.annotate(text, (x, y), color=colour, annotation_clip=False, **options)
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move labels apart to at least ``gap``, keeping their order and, as far as that goes, their places."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    placed = list(positions)
+    for _ in range(200):
+        moved = False
+        for lower, upper in zip(order, order[1:], strict=False):
+            short = gap - (placed[upper] - placed[lower])
+            if short > 1e-9:
+                placed[lower] -= short / 2
+                placed[upper] += short / 2
+                moved = True
+        if not moved:
+            break
+    return placed
+
+
+def thousands(value: float) -> str:
+    """A count in short: 52M, 32K, 800."""
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _style(theme: Theme) -> dict[str, Any]:
+    return {
+        "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold",
+        "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.axisbelow": True,
+        "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.6, "grid.color": theme.grid,
+        "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
+        "text.color": theme.ink, "axes.labelcolor": theme.muted, "axes.edgecolor": theme.grid,
+        "xtick.color": theme.muted, "ytick.color": theme.muted, "axes.titlecolor": theme.ink,
+        "figure.facecolor": theme.paper or "none", "axes.facecolor": "none", "savefig.facecolor": theme.paper or "none",
+        "lines.linewidth": 1.8, "lines.markersize": 4.5, "errorbar.capsize": 0, "legend.frameon": False,
+        "legend.fontsize": 8, "svg.hashsalt": "infinitevl-bench", "svg.fonttype": "path", "pdf.fonttype": 42,
+        "path.simplify": True, "figure.constrained_layout.h_pad": 0.08, "figure.constrained_layout.w_pad": 0.06,
+    }  # fmt: skip
