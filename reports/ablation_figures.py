@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .ablation_tables import BASELINES, CONTROL_PATTERNS, DEFAULT_PATTERN, Arm, Block
+from .ablation_cells import BASELINES, CONTROL_PATTERNS, DEFAULT_PATTERN, Arm, Block
 from .figures import GREY, MARKERS, Theme, colour_of, end_label, new_figure, shade, spread
 from .published import MIXER_ORDERING
 
@@ -17,7 +17,7 @@ BENCHMARK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56
 
 
 def mixer_figure(block: Block, theme: Theme) -> "Figure":
-    """Means with intervals and single seeds, one panel a benchmark, one line a mixer; the baselines as vertical lines."""
+    """Means with intervals and single seeds, a panel a benchmark, a line a mixer; the baselines as vertical lines."""
     ranks = {mixer: place for place, mixer in enumerate(MIXER_ORDERING)}
     arms = sorted(
         block.arms(), key=lambda arm: (arm.pattern not in CONTROL_PATTERNS, -ranks.get(arm.mixer, len(ranks)), arm)
@@ -34,7 +34,9 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
                 _dot(axis, place, found, colour, theme)
                 _seed_dots(axis, place, [r for r in block.arms()[arm] if r.benchmark == benchmark], colour)
         _baselines(axis, block, benchmark, len(arms), theme)
-        unit = next(record.unit for record in block.records if record.metric == "score" and record.benchmark == benchmark)
+        unit = next(
+            record.unit for record in block.records if record.metric == "score" and record.benchmark == benchmark
+        )
         axis.set_title(f"{benchmark} ({block.split}), {unit}")
         axis.set_yticks(range(len(arms)), [arm.label for arm in arms])
         axis.set_ylim(-0.6, len(arms) - 0.05)
@@ -54,23 +56,33 @@ def _dot(axis: "Axes", place: float, found: "Estimate", colour: str, theme: Them
         axis.hlines(place, found.low, found.high, color=colour, linewidth=2.2, alpha=0.4, zorder=2)
     axis.plot(found.value, place, "o", color=colour, markersize=6.5, zorder=3)
     axis.annotate(
-        f"{found.value:.1f}", (found.value, place), xytext=(0, 6), textcoords="offset points", ha="center", va="bottom",
-        fontsize=7, color=theme.ink,
-    )  # fmt: skip
+        f"{found.value:.1f}",
+        (found.value, place),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=theme.ink,
+    )
 
 
 def _seed_dots(axis: "Axes", place: float, rows: "list[Record]", colour: str) -> None:
-    """One ring a seed below the mean: with few seeds the interval says little, and scores of recall come in two heaps."""
+    """A ring a seed below the mean: with few seeds the interval says little, and scores of recall come in two heaps."""
     if len({record.seed for record in rows}) > 1:
         values = [record.value for record in rows]
-        axis.plot(values, [place - 0.24] * len(values), "o", markersize=3.4, markerfacecolor="none", markeredgecolor=colour)
+        axis.plot(
+            values, [place - 0.24] * len(values), "o", markersize=3.4, markerfacecolor="none", markeredgecolor=colour
+        )
 
 
 def _baselines(axis: "Axes", block: Block, benchmark: str, height: int, theme: Theme) -> None:
     for metric, style in zip(BASELINES, ((0, (4, 2)), (0, (1, 1.5))), strict=True):
         found = block.baseline(metric, benchmark)
         if found is not None:
-            axis.plot([found.value] * 2, [-0.6, height - 0.35], color=theme.muted, linewidth=1.1, linestyle=style, zorder=1)
+            axis.plot(
+                [found.value] * 2, [-0.6, height - 0.35], color=theme.muted, linewidth=1.1, linestyle=style, zorder=1
+            )
 
 
 def _baseline_key(figure: "Figure", block: Block, theme: Theme) -> None:
@@ -137,4 +149,3 @@ def _one_per_ratio(block: Block, arms: list[Arm]) -> list[Arm]:
     for arm in sorted(arms, key=lambda one: (-len({record.seed for record in found[one]}), one)):
         best.setdefault(arm.ratio, arm)
     return list(best.values())
-

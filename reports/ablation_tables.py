@@ -5,112 +5,27 @@ that differ in scale, split, recipe or steps are no rows of one table, and stand
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from ..records import Record
+from .ablation_cells import (
+    BASELINES,
+    CONTROL_PATTERNS,
+    DEFAULT_PATTERN,
+    MIXER_NAMES,
+    Arm,
+    Block,
+    ablation_records,
+    blocks_of,
+)
 from .artifacts import Artifact, Missing, describe
-from .estimates import Estimate, estimate, extra_text, group, interval_of_mean, run_ids, scale_rank, swa_ratio, unique
+from .estimates import Estimate, group, interval_of_mean, run_ids, swa_ratio
 from .published import MIXER_ORDERING, RATIO_ORDERING
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
 
-MIXER_NAMES = {
-    "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
-    "none": "No linear mixer",
-}  # fmt: skip
-BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
-DEFAULT_PATTERN = "SLLL"
-CONTROL_PATTERNS = {"S": "Sliding window only", "F": "Full attention"}
 MARK = "†"
 ORDERINGS = "The paper's figures are known as orderings only, so its column holds words."
-
-
-@dataclass(frozen=True, order=True)
-class Arm:
-    """What one row trains: a mixer with its arguments in a layer pattern, at a learning rate ("" if not recorded)."""
-
-    mixer: str
-    pattern: str
-    variant: str
-    learning_rate: str
-
-    @property
-    def label(self) -> str:
-        """The name of the row."""
-        name = CONTROL_PATTERNS.get(self.pattern) or MIXER_NAMES.get(self.mixer, self.mixer)
-        return f"{name} ({self.variant})" if self.variant else name
-
-    @property
-    def ratio(self) -> Fraction | None:
-        """Share of sliding-window layers, None with full attention."""
-        return swa_ratio(self.pattern)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Cells that may be compared: everything equal but the arm and the seed."""
-
-    scale: str
-    split: str
-    recipe: str
-    steps: int | None
-    records: tuple[Record, ...]
-
-    @property
-    def title(self) -> str:
-        """What the cells have in common."""
-        parts = [f"Scale {self.scale}", f"{self.split} data", f"recipe {self.recipe}" if self.recipe else ""]
-        parts.append(f"{self.steps:,} steps" if self.steps is not None else "")
-        return ", ".join(part for part in parts if part)
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """Benchmarks with a score, sorted."""
-        return sorted({r.benchmark for r in self.records if r.metric == "score" and r.benchmark is not None})
-
-    def arms(self) -> dict[Arm, list[Record]]:
-        """The scores of each arm."""
-        return group((record for record in self.records if record.metric == "score"), arm_of)
-
-    def scores(self, arm: Arm) -> dict[str, Estimate]:
-        """An arm's estimate on each benchmark that it was scored on."""
-        return {name: estimate(rows) for name, rows in group(self.arms()[arm], lambda r: r.benchmark or "").items()}
-
-    def baseline(self, metric: str, benchmark: str) -> Estimate | None:
-        """A baseline's score: the highest over the arms that recorded one, which is the hardest to beat."""
-        rows = [record for record in self.records if record.metric == metric and record.benchmark == benchmark]
-        return max((estimate(same) for same in group(rows, arm_of).values()), key=lambda e: e.value, default=None)
-
-    def floor(self, benchmark: str) -> float | None:
-        """The higher of the two baselines."""
-        found = [self.baseline(metric, benchmark) for metric in BASELINES]
-        return max((one.value for one in found if one is not None), default=None)
-
-
-def arm_of(record: Record) -> Arm:
-    """The arm that a record of a cell belongs to."""
-    arguments = {key.removeprefix("mixer_"): value for key, value in record.extra.items() if key.startswith("mixer_")}
-    variant = extra_text(record, "variant") or ", ".join(f"{key}={arguments[key]}" for key in sorted(arguments))
-    return Arm(record.mixer or "none", record.pattern or "", variant, extra_text(record, "learning_rate") or "")
-
-
-def ablation_records(records: Sequence[Record]) -> list[Record]:
-    """The measured scores and baselines of trained cells, whatever artifact they were written for."""
-    metrics = {"score", *BASELINES}
-    return unique(
-        r for r in records if r.source == "measured" and r.metric in metrics and r.pattern and r.benchmark and r.frames is None
-        and r.artifact in ("ablation", "table3", "table4")
-    )  # fmt: skip
-
-
-def blocks_of(records: Sequence[Record]) -> list[Block]:
-    """Comparable cells, the largest scale and the longest training first."""
-    groups = group(records, lambda r: (r.scale or "unnamed", r.split or "unnamed", extra_text(r, "recipe") or "", r.steps))
-    blocks = [Block(scale, split, recipe, steps, tuple(rows)) for (scale, split, recipe, steps), rows in groups.items()]
-    blocks = [block for block in blocks if block.benchmarks]
-    return sorted(blocks, key=lambda b: (-scale_rank(b.scale), b.scale, b.split, b.recipe, -(b.steps or 0)))
 
 
 def mixer_table(records: Sequence[Record]) -> Artifact:
@@ -152,9 +67,12 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
     from .ablation_figures import ratio_figure
 
     cells = [
-        r for r in ablation_records(records)
-        if r.pattern is not None and swa_ratio(r.pattern) is not None and (r.mixer == "gated_deltanet" or r.pattern == "S")
-    ]  # fmt: skip
+        r
+        for r in ablation_records(records)
+        if r.pattern is not None
+        and swa_ratio(r.pattern) is not None
+        and (r.mixer == "gated_deltanet" or r.pattern == "S")
+    ]
     blocks = [block for block in blocks_of(cells) if any(arm.pattern != "S" for arm in block.arms())]
 
     def place(arm: Arm) -> tuple[object, ...]:
@@ -170,7 +88,9 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
         if ratio not in measured
     ]
     tables = tuple(
-        _block_table("Sliding-window ratio", block, place, label, lambda arm: RATIO_ORDERING.get(str(arm.ratio), NOTHING))
+        _block_table(
+            "Sliding-window ratio", block, place, label, lambda arm: RATIO_ORDERING.get(str(arm.ratio), NOTHING)
+        )
         for block in blocks
     )
     if not tables:
@@ -205,10 +125,12 @@ def _block_table(
         Column(heading, numeric=False),
         *(Column(f"{name} {block.split}", units[name]) for name in block.benchmarks),
         *([Column("Mean", "%")] if several_benchmarks else []),
-        Column("State", "elements"), Column("Parameters"), Column("Seeds"),
+        Column("State", "elements"),
+        Column("Parameters"),
+        Column("Seeds"),
         *([Column("Learning rate")] if several_rates else []),
         Column("Paper (published)", numeric=False),
-    ]  # fmt: skip
+    ]
     best = {name: _best({arm: s[name] for arm, s in scores.items() if name in s}) for name in block.benchmarks}
     best_mean = _best({arm: mean for arm, mean in means.items() if mean is not None})
     rows = []
@@ -220,7 +142,11 @@ def _block_table(
             cells.append(estimate_cell(found, mark=mark, strong=arm in best[name]))
         if several_benchmarks:
             cells.append(estimate_cell(means[arm], strong=arm in best_mean))
-        cells += [_common_count(arms[arm], "state_elements"), _common_count(arms[arm], "parameters"), _seeds_cell(arms[arm])]
+        cells += [
+            _common_count(arms[arm], "state_elements"),
+            _common_count(arms[arm], "parameters"),
+            _seeds_cell(arms[arm]),
+        ]
         if several_rates:
             cells.append(Cell(arm.learning_rate or NOTHING, float(arm.learning_rate) if arm.learning_rate else None))
         cells.append(text_cell(words(arm)))
@@ -243,7 +169,9 @@ def _baseline_rows(block: Block, others: int) -> list[Row]:
 
 def _orderings_table(heading: str, words: Mapping[str, str]) -> Table:
     rows = tuple(Row((text_cell(name), text_cell(said)), "published") for name, said in words.items())
-    return Table("Published orderings", (Column(heading, numeric=False), Column("Paper (published)", numeric=False)), rows)
+    return Table(
+        "Published orderings", (Column(heading, numeric=False), Column("Paper (published)", numeric=False)), rows
+    )
 
 
 def _mean_over_benchmarks(rows: Sequence[Record], benchmarks: Sequence[str]) -> Estimate | None:
@@ -263,7 +191,9 @@ def _mean_over_benchmarks(rows: Sequence[Record], benchmarks: Sequence[str]) -> 
     if low is not None and high is not None:
         low, high = max(low, 0.0), min(high, 100.0)
     known = tuple(sorted(seed for seed in seeds if seed is not None))
-    return Estimate(float(np.mean(values)), low, high, "seeds" if low is not None else "none", known, None, "%", run_ids(rows), 0)
+    return Estimate(
+        float(np.mean(values)), low, high, "seeds" if low is not None else "none", known, None, "%", run_ids(rows), 0
+    )
 
 
 def _best(estimates: Mapping[Arm, Estimate]) -> set[Arm]:
@@ -272,7 +202,9 @@ def _best(estimates: Mapping[Arm, Estimate]) -> set[Arm]:
         return set()
     top = max(estimates.values(), key=lambda one: one.value)
     floor = top.value if top.low is None else top.low
-    return {arm for arm, one in estimates.items() if one is top or (one.value if one.high is None else one.high) >= floor}
+    return {
+        arm for arm, one in estimates.items() if one is top or (one.value if one.high is None else one.high) >= floor
+    }
 
 
 def _above(rows: Sequence[Record], floor: float | None) -> bool:
@@ -302,11 +234,15 @@ def _caption(blocks: Sequence[Block]) -> str:
     scores = [record for block in blocks for record in block.records if record.metric == "score"]
     parts = [
         ORDERINGS,
-        "Scores are means over seeds with the 95 % t interval over seeds; with one seed, the 95 % interval over samples "
-        "where it was recorded.",
-        f"{MARK}: in at least one seed not above both baselines, by its 95 % interval over samples." if any(block.floor(b) is not None for block in blocks for b in block.benchmarks) else "",
+        "Scores are means over seeds with the 95 % t interval over seeds; with one seed, the 95 % interval over "
+        "samples where it was recorded.",
+        f"{MARK}: in at least one seed not above both baselines, by its 95 % interval over samples."
+        if any(block.floor(b) is not None for block in blocks for b in block.benchmarks)
+        else "",
         "Bold: the highest, and every score whose interval reaches into its interval.",
-        "Synthetic data: comparable between rows, not with the paper's numbers." if any(r.split == "synthetic" for r in scores) else "",
+        "Synthetic data: comparable between rows, not with the paper's numbers."
+        if any(r.split == "synthetic" for r in scores)
+        else "",
         describe(scores),
-    ]  # fmt: skip
+    ]
     return " ".join(part for part in parts if part)

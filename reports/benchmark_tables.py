@@ -21,12 +21,16 @@ SYNTHETIC_TITLE = "Measured on synthetic data: not comparable with the official 
 
 def general_table(records: Sequence[Record]) -> Artifact:
     """Table 1: general benchmarks."""
-    return _benchmark_artifact("table1", "Table 1 · General benchmarks", records, "MME counts as its points over 25 in the average. ")
+    return _benchmark_artifact(
+        "table1", "Table 1 · General benchmarks", records, "MME counts as its points over 25 in the average. "
+    )
 
 
 def text_rich_table(records: Sequence[Record]) -> Artifact:
     """Table 2: text-rich and reasoning benchmarks."""
-    return _benchmark_artifact("table2", "Table 2 · Text-rich and reasoning benchmarks", records, "OCRBench is out of 100. ")
+    return _benchmark_artifact(
+        "table2", "Table 2 · Text-rich and reasoning benchmarks", records, "OCRBench is out of 100. "
+    )
 
 
 def dataset_of(record: Record) -> str:
@@ -42,9 +46,14 @@ def family_of(dataset: str) -> str:
 def evaluation_records(records: Sequence[Record]) -> list[Record]:
     """Measured scores of evaluated models; the cells of the ablations have tables of their own."""
     return unique(
-        r for r in records if r.source == "measured" and r.metric == "score" and r.benchmark and r.frames is None
+        r
+        for r in records
+        if r.source == "measured"
+        and r.metric == "score"
+        and r.benchmark
+        and r.frames is None
         and r.artifact not in ("ablation", "table3", "table4")
-    )  # fmt: skip
+    )
 
 
 def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: str) -> Artifact:
@@ -75,9 +84,13 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
             )
         )
     return Artifact(
-        name=name, title=title, caption=" ".join(part for part in (caption, describe(measured)) if part),
-        tables=tuple(tables), missing=tuple(missing), runs=run_ids(measured),
-    )  # fmt: skip
+        name=name,
+        title=title,
+        caption=" ".join(part for part in (caption, describe(measured)) if part),
+        tables=tuple(tables),
+        missing=tuple(missing),
+        runs=run_ids(measured),
+    )
 
 
 def _official_table(columns: Sequence[str], published: Sequence[Record], measured: Sequence[Record]) -> Table:
@@ -85,14 +98,18 @@ def _official_table(columns: Sequence[str], published: Sequence[Record], measure
     headings = (
         Column("Model", numeric=False),
         *(Column(name, "points" if units.get(name) == "points" else "") for name in columns),
-        Column("Average"), Column("Data", numeric=False), Column("n"),
-    )  # fmt: skip
+        Column("Average"),
+        Column("Data", numeric=False),
+        Column("n"),
+    )
     rows = []
     for model, same in group(published, lambda r: r.model).items():
         scores = {r.benchmark: r.value for r in same if r.metric == "score"}
         average = next((r.value for r in same if r.metric == "average"), None)
         cells = [number_cell(scores.get(name), 0 if name == "MME" else 1) for name in columns]
-        rows.append(Row((text_cell(model), *cells, number_cell(average), text_cell("official"), Cell(NOTHING)), "published"))
+        rows.append(
+            Row((text_cell(model), *cells, number_cell(average), text_cell("official"), Cell(NOTHING)), "published")
+        )
     for key, same in sorted(group(measured, _model_key).items(), key=_order):
         found = {name: estimate(part) for name, part in group(same, dataset_of).items()}
         whole = set(found) == set(columns)
@@ -107,9 +124,11 @@ def _measured_table(title: str, measured: Sequence[Record], suffix: str) -> Tabl
     units = group(measured, lambda r: (dataset_of(r), r.unit))
     columns = sorted(units)
     headings = (
-        Column("Model", numeric=False), *(Column(name + suffix, unit) for name, unit in columns),
-        Column("Data", numeric=False), Column("n"),
-    )  # fmt: skip
+        Column("Model", numeric=False),
+        *(Column(name + suffix, unit) for name, unit in columns),
+        Column("Data", numeric=False),
+        Column("n"),
+    )
     rows = []
     for key, same in sorted(group(measured, _model_key).items(), key=_order):
         found = {column: estimate(part) for column, part in group(same, lambda r: (dataset_of(r), r.unit)).items()}
@@ -131,7 +150,9 @@ def _order(item: tuple[ModelKey, list[Record]]) -> tuple[object, ...]:
 
 def _label(key: ModelKey) -> str:
     model, mixer, pattern, scale, steps = key
-    notes = [part for part in (mixer, pattern, scale if scale != model else "", f"{steps:,} steps" if steps else "") if part]
+    notes = [
+        part for part in (mixer, pattern, scale if scale != model else "", f"{steps:,} steps" if steps else "") if part
+    ]
     return f"{model} ({', '.join(notes)})" if notes else model
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_tables import Arm, arm_of
+from .ablation_cells import Arm, arm_of
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
 from .figures import Theme, colour_of, end_label, new_figure, spread
@@ -32,26 +32,40 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
         first_step = min(record.steps or 0 for record in arms[arm])
         first = estimate([record for record in arms[arm] if record.steps == first_step])
         cells = (
-            text_cell(arm.label), text_cell(arm.pattern), count_cell(last_step), number_cell(first.value, 3),
-            estimate_cell(last, 3), count_cell(len({record.seed for record in arms[arm]})),
-        )  # fmt: skip
+            text_cell(arm.label),
+            text_cell(arm.pattern),
+            count_cell(last_step),
+            number_cell(first.value, 3),
+            estimate_cell(last, 3),
+            count_cell(len({record.seed for record in arms[arm]})),
+        )
         facets = (("scale", scale), ("split", ""), ("device", ", ".join(sorted({r.device or "" for r in arms[arm]}))))
         rows.append(Row(cells, "measured", run_ids(arms[arm]), facets))
     columns = (
-        Column("Token mixer", numeric=False), Column("Pattern", numeric=False), Column("Steps"),
-        Column("First loss"), Column("Last loss"), Column("Seeds"),
-    )  # fmt: skip
-    missing = () if rows else (Missing("Training losses", "infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/4"),)
+        Column("Token mixer", numeric=False),
+        Column("Pattern", numeric=False),
+        Column("Steps"),
+        Column("First loss"),
+        Column("Last loss"),
+        Column("Seeds"),
+    )
+    missing = (
+        () if rows else (Missing("Training losses", "infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/4"),)
+    )
     return Artifact(
-        name="learning_curves", title="Learning curves of the trained cells",
+        name="learning_curves",
+        title="Learning curves of the trained cells",
         caption=(
-            "Mean loss on answer tokens in nats, averaged over each logged interval. Thin: single seeds. Thick: their mean. "
+            "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
             "First and last: the first and last logged interval. " + describe(losses)
-        ) if rows else "Nothing has been trained yet.",
+        )
+        if rows
+        else "Nothing has been trained yet.",
         tables=(Table(f"Scale {scale}", columns, tuple(rows)),) if rows else (),
         figure=(lambda theme: _loss_figure(arms, theme)) if rows else None,
-        missing=missing, runs=run_ids(losses),
-    )  # fmt: skip
+        missing=missing,
+        runs=run_ids(losses),
+    )
 
 
 def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
@@ -91,34 +105,50 @@ def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
 
 def frame_scaling(records: Sequence[Record]) -> Artifact:
     """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
-    points = unique(r for r in records if r.metric == "score" and r.frames is not None and r.benchmark and r.source == "measured")
-    series = group(points, lambda r: (r.benchmark or "", r.split or "", r.model, extra_text(r, "stage") or "", r.scale or ""))
+    points = unique(
+        r for r in records if r.metric == "score" and r.frames is not None and r.benchmark and r.source == "measured"
+    )
+    series = group(
+        points, lambda r: (r.benchmark or "", r.split or "", r.model, extra_text(r, "stage") or "", r.scale or "")
+    )
     columns = (
-        Column("Benchmark", numeric=False), Column("Model", numeric=False), Column("Training", numeric=False),
-        Column("Frames"), Column("Score", "%"),
-    )  # fmt: skip
+        Column("Benchmark", numeric=False),
+        Column("Model", numeric=False),
+        Column("Training", numeric=False),
+        Column("Frames"),
+        Column("Score", "%"),
+    )
     rows = []
     for key in sorted(series):
         benchmark, split, model, stage, scale = key
         for frames, same in sorted(group(series[key], lambda r: r.frames or 0).items()):
             cells = (
-                text_cell(f"{benchmark} ({split})"), text_cell(model), text_cell(stage), count_cell(frames),
+                text_cell(f"{benchmark} ({split})"),
+                text_cell(model),
+                text_cell(stage),
+                count_cell(frames),
                 estimate_cell(estimate(same)),
-            )  # fmt: skip
+            )
             device = ", ".join(sorted({record.device or "" for record in same}))
             rows.append(Row(cells, "measured", run_ids(same), (("scale", scale), ("split", split), ("device", device))))
     absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
-    missing = (Missing(f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames", None),)
+    missing = (
+        Missing(
+            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames", None
+        ),
+    )
     return Artifact(
-        name="fig_frames", title="Accuracy against frames, with and without long-sequence training",
+        name="fig_frames",
+        title="Accuracy against frames, with and without long-sequence training",
         caption=(
             "Published as a direction only: with stage 3 the score holds or rises past 32 frames, without it it falls. "
             + (describe(points) or "Nothing has been measured yet.")
         ),
         tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
         figure=(lambda theme: _frame_figure(points, theme)) if rows else None,
-        missing=missing if absent else (), runs=run_ids(points),
-    )  # fmt: skip
+        missing=missing if absent else (),
+        runs=run_ids(points),
+    )
 
 
 def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
@@ -129,7 +159,9 @@ def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
         ends = []
         for key in sorted(lines):
             colour = colour_of(" ".join(key), theme, [" ".join(one) for one in lines])
-            line = sorted((frames, estimate(same)) for frames, same in group(lines[key], lambda r: r.frames or 0).items())
+            line = sorted(
+                (frames, estimate(same)) for frames, same in group(lines[key], lambda r: r.frames or 0).items()
+            )
             axis.plot([x for x, _ in line], [one.value for _, one in line], "o-", color=colour)
             for x, one in line:
                 if one.low is not None and one.high is not None:

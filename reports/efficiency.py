@@ -14,8 +14,8 @@ from .tables import NOTHING, Cell, Column, Row, Table, estimate_cell, text_cell
 
 BAR_TITLES = {metric: title for title, metric in BAR_METRICS.items()}
 CAVEAT = (
-    "Published: one RTX 4090, the hybrid replayed from a CUDA graph, the Transformer eager. Times on different devices do "
-    "not compare; ratios within one run do."
+    "Published: one RTX 4090, the hybrid replayed from a CUDA graph, the Transformer eager. "
+    "Times on different devices do not compare; ratios within one run do."
 )
 SeriesKey = tuple[str, str, str, str, str]
 
@@ -42,9 +42,10 @@ def overview(records: Sequence[Record]) -> Artifact:
     scatter = [r for r in published if r.metric.startswith("scatter_")]
     absent = [metric for metric in BAR_UNITS if metric not in {record.metric for record in measured}]
     return Artifact(
-        name="fig1", title="Figure 1 · Efficiency, and speed against performance",
+        name="fig1",
+        title="Figure 1 · Efficiency, and speed against performance",
         caption=(
-            f"{CAVEAT} The unit of the published throughput is not printed on its bar; its caption says per GPU and day. "
+            f"{CAVEAT} The unit of the published throughput is not printed on its bar; its caption says per GPU-day. "
             "The scatter's scores are the figure's own and differ from the means of tables 1 and 2. "
             "Dashed and hollow: published. Solid: measured. " + describe(measured)
         ).strip(),
@@ -52,23 +53,33 @@ def overview(records: Sequence[Record]) -> Artifact:
         figure=lambda theme: overview_figure(bars, measured, scatter, theme),
         missing=tuple(Missing(f"Measured {BAR_TITLES[metric]}", None) for metric in absent),
         runs=run_ids(measured),
-    )  # fmt: skip
+    )
 
 
 def latency(records: Sequence[Record]) -> Artifact:
     """Figure 4, left: milliseconds per token against context."""
     return _curve_artifact(
-        records, "fig4_latency", "latency_ms", "context", "Figure 4 · Latency per token against context",
-        "Context (tokens)", "ms per token",
-    )  # fmt: skip
+        records,
+        "fig4_latency",
+        "latency_ms",
+        "context",
+        "Figure 4 · Latency per token against context",
+        "Context (tokens)",
+        "ms per token",
+    )
 
 
 def streaming(records: Sequence[Record]) -> Artifact:
     """Figure 4, right: frames per second against frames already processed."""
     return _curve_artifact(
-        records, "fig4_streaming", "streaming_fps", "frames", "Figure 4 · Streaming speed against processed frames",
-        "Processed frames", "frames/s",
-    )  # fmt: skip
+        records,
+        "fig4_streaming",
+        "streaming_fps",
+        "frames",
+        "Figure 4 · Streaming speed against processed frames",
+        "Processed frames",
+        "frames/s",
+    )
 
 
 def _curve_artifact(
@@ -77,9 +88,10 @@ def _curve_artifact(
     from .efficiency_figures import curve_figure
 
     points = unique(
-        r for r in records if r.metric == metric and getattr(r, axis) is not None
-        and (r.source == "measured" or r.artifact == name)
-    )  # fmt: skip
+        r
+        for r in records
+        if r.metric == metric and getattr(r, axis) is not None and (r.source == "measured" or r.artifact == name)
+    )
     measured = [record for record in points if record.source == "measured"]
     series = sorted(group(points, series_key), key=lambda key: (key[0] != "published", key))
     wanted = [
@@ -88,19 +100,22 @@ def _curve_artifact(
         if not any(canonical_model(record.model) == model for record in measured)
     ]
     return Artifact(
-        name=name, title=title,
+        name=name,
+        title=title,
         caption=f"{CAVEAT} Published points were digitised from the plot, about ±1 %. Dashed and hollow: published. "
         f"Solid: measured. {describe(measured)}".strip(),
         tables=(_curve_table(points, series, axis, axis_title, unit),),
         figure=lambda theme: curve_figure(points, series, axis, axis_title, unit, theme),
         missing=tuple(wanted),
         runs=run_ids(measured),
-    )  # fmt: skip
+    )
 
 
 def canonical_model(model: str) -> str:
     """The paper's name of a model that our presets name in their own way."""
-    return {"infinitevl-4b": HYBRID, "qwen2.5-vl-3b": TRANSFORMER, "qwen2.5vl-3b": TRANSFORMER}.get(model.lower(), model)
+    return {"infinitevl-4b": HYBRID, "qwen2.5-vl-3b": TRANSFORMER, "qwen2.5vl-3b": TRANSFORMER}.get(
+        model.lower(), model
+    )
 
 
 def _headline(record: Record) -> bool:
@@ -110,7 +125,12 @@ def _headline(record: Record) -> bool:
 
 def _bar_table(rows: Sequence[Record]) -> Table:
     keys = sorted(group(rows, series_key), key=lambda key: (key[0] != "published", key[1] == HYBRID, key))
-    columns = (Column("Metric", numeric=False), Column("Model", numeric=False), Column("Value"), Column("Unit", numeric=False))
+    columns = (
+        Column("Metric", numeric=False),
+        Column("Model", numeric=False),
+        Column("Value"),
+        Column("Unit", numeric=False),
+    )
     body = []
     for metric in BAR_UNITS:
         for key in keys:
@@ -133,9 +153,7 @@ def _scatter_table(rows: Sequence[Record]) -> Table:
     return Table("Speed and performance", columns, tuple(body))
 
 
-def _curve_table(
-    points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str
-) -> Table:
+def _curve_table(points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str) -> Table:
     columns = (Column(axis_title), *(Column(series_label(key), unit) for key in series))
     cells = group(points, lambda r: (getattr(r, axis), series_key(r)))
     rows = []
@@ -144,7 +162,13 @@ def _curve_table(
         values = [estimate_cell(estimate(same), 2) if same else Cell(NOTHING) for same in here.values()]
         runs = run_ids(record for same in here.values() if same for record in same)
         row = (Cell(f"{position:,}", position), *values)
-        rows.append(Row(row, "measured" if any(same and key[0] == "measured" for key, same in here.items()) else "published", runs))
+        rows.append(
+            Row(
+                row,
+                "measured" if any(same and key[0] == "measured" for key, same in here.items()) else "published",
+                runs,
+            )
+        )
     return Table("Points", columns, tuple(rows))
 
 

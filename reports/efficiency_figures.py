@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ..records import Record
 from .efficiency import SeriesKey, canonical_model, series_key
 from .estimates import estimate, extra_text, group
-from .figures import GREY, Theme, colour_of, end_label, new_figure, shade, spread, thousands
+from .figures import GREY, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
 from .published import BAR_UNITS, HYBRID, TRANSFORMER
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_TITLES = {
-    "average_score": "Average\nscore", "training_tokens_per_day": "Training\nthroughput", "streaming_fps": "Streaming\nspeed",
+    "average_score": "Average\nscore", "training_tokens_per_day": "Training\nthroughput",
+    "streaming_fps": "Streaming\nspeed",
     "cache_elements": "Cache at\n32K tokens", "latency_ms": "Latency\nper token",
 }  # fmt: skip
 # Labels of the scatter that would lie on a neighbour, in points from their dot: the published places are fixed.
@@ -31,13 +32,13 @@ def overview_figure(
     """Five small bar panels, and the scatter of speed against score below them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.0, 1.35])
-    axes = top.subplots(1, len(BAR_UNITS))
-    for axis, metric in zip(axes, BAR_UNITS, strict=True):
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, len(BAR_UNITS), height_ratios=[1.0, 1.35])
+    for place, metric in enumerate(BAR_UNITS):
+        axis = figure.add_subplot(grid[0, place])
         rows = [record for record in (*bars, *measured) if record.metric == metric]
         _bar_panel(axis, metric, rows, theme)
-    _scatter_panel(bottom.subplots(), scatter, theme)
+    _scatter_panel(figure.add_subplot(grid[1, :]), scatter, theme)
     return figure
 
 
@@ -49,15 +50,25 @@ def _bar_panel(axis: "Axes", metric: str, rows: Sequence[Record], theme: Theme) 
         colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in keys])
         solid = key[0] == "measured"
         axis.bar(
-            place, found.value, width=0.66, facecolor=colour if solid else "none", edgecolor=colour, linewidth=1.4,
+            place,
+            found.value,
+            width=0.66,
+            facecolor=colour if solid else "none",
+            edgecolor=colour,
+            linewidth=1.4,
             linestyle="-" if solid else (0, (4, 2)),
-        )  # fmt: skip
+        )
         if found.low is not None and found.high is not None:
             axis.vlines(place, found.low, found.high, color=theme.ink, linewidth=1.2)
         axis.annotate(
-            thousands(found.value), (place, found.high or found.value), xytext=(0, 3), textcoords="offset points",
-            ha="center", fontsize=8, color=theme.ink,
-        )  # fmt: skip
+            thousands(found.value),
+            (place, found.high or found.value),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=theme.ink,
+        )
     better = next((extra_text(record, "better") for record in rows if record.source == "published"), "")
     arrow = {"higher": "↑", "lower": "↓"}.get(better or "", "")
     axis.set_title(f"{_PANEL_TITLES[metric]} {arrow}".rstrip(), fontsize=8)
@@ -82,9 +93,15 @@ def _scatter_panel(axis: "Axes", scatter: Sequence[Record], theme: Theme) -> Non
         axis.plot(x, y, "o", markersize=7, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6)
         right, up, align = _LABEL_SHIFT.get(model, (8, 0, "left"))
         axis.annotate(
-            model, (x, y), xytext=(right, up), textcoords="offset points", ha=align, va="center", fontsize=8,
+            model,
+            (x, y),
+            xytext=(right, up),
+            textcoords="offset points",
+            ha=align,
+            va="center",
+            fontsize=8,
             color=colour if known else theme.ink,
-        )  # fmt: skip
+        )
     axis.set_xscale("log")
     axis.set_xlim(1.3, 36)
     axis.set_xticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
@@ -104,14 +121,23 @@ def curve_figure(
     ends = []
     for key in series:
         colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
-        found = sorted((position, estimate(same)) for position, same in group(by_series[key], lambda r: getattr(r, axis)).items())
+        found = sorted(
+            (position, estimate(same)) for position, same in group(by_series[key], lambda r: getattr(r, axis)).items()
+        )
         x = [position for position, _ in found]
         y = [one.value for _, one in found]
         solid = key[0] == "measured"
         panel.plot(
-            x, y, marker="o", color=colour, linestyle="-" if solid else (0, (5, 2)), markersize=4 if solid else 3.6,
-            markerfacecolor=colour if solid else theme.paper or "none", markeredgewidth=1.1, linewidth=1.8 if solid else 1.2,
-        )  # fmt: skip
+            x,
+            y,
+            marker="o",
+            color=colour,
+            linestyle="-" if solid else (0, (5, 2)),
+            markersize=4 if solid else 3.6,
+            markerfacecolor=colour if solid else theme.paper or "none",
+            markeredgewidth=1.1,
+            linewidth=1.8 if solid else 1.2,
+        )
         for position, one in found:
             if one.low is not None and one.high is not None:
                 panel.vlines(position, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
@@ -130,4 +156,3 @@ def curve_figure(
 
 def _end_name(key: SeriesKey) -> str:
     return "\n".join(part for part in (key[1], key[2], key[3] if key[0] == "measured" else "published") if part)
-

@@ -63,8 +63,9 @@ def estimate(records: Sequence[Record]) -> Estimate:
         where = ", ".join(run_ids(records)) or "unnamed runs"
         raise UserError(
             f"one quantity ({records[0].metric} {records[0].benchmark or ''}) is recorded in several units "
-            f"({', '.join(sorted(units))}) by {where}; remove the run that is wrong", 1,
-        )  # fmt: skip
+            f"({', '.join(sorted(units))}) by {where}; remove the run that is wrong",
+            1,
+        )
     by_seed = group(records, lambda record: record.seed)
     means = [float(np.mean([record.value for record in same])) for same in by_seed.values()]
     value = float(np.mean(means))
@@ -83,12 +84,16 @@ def estimate(records: Sequence[Record]) -> Estimate:
     elif len({record.value for record in records}) == 1 and first.ci_low is not None and first.ci_high is not None:
         low, high, kind = first.ci_low, first.ci_high, "samples"
     return Estimate(
-        value=value, low=low, high=high, interval=kind,
+        value=value,
+        low=low,
+        high=high,
+        interval=kind,
         seeds=tuple(sorted(seed for seed in by_seed if seed is not None)),
         samples=min((record.n for record in records if record.n is not None), default=None),
-        unit=unit, runs=run_ids(records),
+        unit=unit,
+        runs=run_ids(records),
         diverged=len({record.seed for record in records if record.extra.get("status") == "diverged"}),
-    )  # fmt: skip
+    )
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
@@ -103,10 +108,22 @@ def _identity(record: Record) -> tuple[Scalar, ...] | str:
     if record.run_id is None:
         return record.model_dump_json()
     return (
-        record.run_id, record.artifact, record.metric, record.unit, record.model, record.mixer, record.pattern,
-        record.benchmark, record.split, record.frames, record.context, record.seed, record.scale, record.steps,
+        record.run_id,
+        record.artifact,
+        record.metric,
+        record.unit,
+        record.model,
+        record.mixer,
+        record.pattern,
+        record.benchmark,
+        record.split,
+        record.frames,
+        record.context,
+        record.seed,
+        record.scale,
+        record.steps,
         *(record.extra.get(key) for key in _EXTRA_KEYS),
-    )  # fmt: skip
+    )
 
 
 def group(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:

@@ -4,6 +4,7 @@ Published is hollow or dashed, measured is solid. Colours are those of Okabe and
 of colour blindness tell apart, and each arm keeps its colour across figures. Lines are labelled where they end.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#C7B700", "#8A8F98",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#C7B700",
+    "#8A8F98",
+)
 WIDTH = 7.2  # inches: the text width of a page
 MARKERS = "osD^vPX"
 
@@ -61,7 +69,9 @@ def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT) -
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_style(theme)}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc on this machine must not change the report
+        matplotlib.rcParams.update(_style(theme))
         figure: Figure = draw(theme)
         buffer = BytesIO()
         metadata: dict[str, Any] = {
@@ -94,7 +104,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     placed = list(positions)
     for _ in range(200):
         moved = False
-        for lower, upper in zip(order, order[1:], strict=False):
+        for lower, upper in itertools.pairwise(order):
             short = gap - (placed[upper] - placed[lower])
             if short > 1e-9:
                 placed[lower] -= short / 2
@@ -113,10 +123,11 @@ def thousands(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _style(theme: Theme) -> dict[str, Any]:
+def _style(theme: Theme) -> Any:
     return {
         "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold",
-        "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": 8,
+        "xtick.labelsize": 8, "ytick.labelsize": 8,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.axisbelow": True,
         "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.6, "grid.color": theme.grid,
         "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,

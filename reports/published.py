@@ -67,9 +67,11 @@ def published_records() -> tuple[Record, ...]:
         *_bar_records(),
         *_scatter_records(),
         *_curve_records("fig4_latency", "latency_vs_context.csv", "context_tokens", "_ms", "latency_ms", "ms"),
-        *_curve_records("fig4_streaming", "streaming_fps_vs_frames.csv", "processed_frames", "_fps", "streaming_fps", "frames/s"),
+        *_curve_records(
+            "fig4_streaming", "streaming_fps_vs_frames.csv", "processed_frames", "_fps", "streaming_fps", "frames/s"
+        ),
         *_mixture_records(),
-    )  # fmt: skip
+    )
 
 
 def benchmark_columns(table: str) -> list[str]:
@@ -108,10 +110,16 @@ def _benchmark_records(table: str) -> Iterator[Record]:
         for column in [*benchmark_columns(table), "average"]:
             is_average = column == "average"
             yield Record(
-                artifact=table, metric="average" if is_average else "score", value=row[column],
-                unit="points" if column == "MME" else "%", model=row["model"], source="published",
-                benchmark=None if is_average else column, split="official", extra=extra,
-            )  # fmt: skip
+                artifact=table,
+                metric="average" if is_average else "score",
+                value=row[column],
+                unit="points" if column == "MME" else "%",
+                model=row["model"],
+                source="published",
+                benchmark=None if is_average else column,
+                split="official",
+                extra=extra,
+            )
 
 
 def _bar_records() -> Iterator[Record]:
@@ -119,20 +127,33 @@ def _bar_records() -> Iterator[Record]:
         metric = BAR_METRICS[row["metric"]]
         for model in (TRANSFORMER, HYBRID):
             yield Record(
-                artifact="fig1", metric=metric, value=row[model], unit=BAR_UNITS[metric], model=model, source="published",
+                artifact="fig1",
+                metric=metric,
+                value=row[model],
+                unit=BAR_UNITS[metric],
+                model=model,
+                source="published",
                 context=32768 if metric == "cache_elements" else None,
                 device="RTX 4090" if metric in ("streaming_fps", "latency_ms") else None,
                 extra={"better": row["better"], "note": row["note"], "origin": PRINTED},
-            )  # fmt: skip
+            )
 
 
 def _scatter_records() -> Iterator[Record]:
     for row in read_published("speed_vs_performance.csv").to_dict("records"):
-        for column, metric, unit in (("fps", "scatter_fps", "frames/s"), ("average_performance", "scatter_score", "points")):
+        for column, metric, unit in (
+            ("fps", "scatter_fps", "frames/s"),
+            ("average_performance", "scatter_score", "points"),
+        ):
             yield Record(
-                artifact="fig1", metric=metric, value=row[column], unit=unit, model=row["model"], source="published",
+                artifact="fig1",
+                metric=metric,
+                value=row[column],
+                unit=unit,
+                model=row["model"],
+                source="published",
                 extra={"origin": PRINTED},
-            )  # fmt: skip
+            )
 
 
 def _curve_records(artifact: str, file: str, axis: str, suffix: str, metric: str, unit: str) -> Iterator[Record]:
@@ -141,16 +162,27 @@ def _curve_records(artifact: str, file: str, axis: str, suffix: str, metric: str
         curve = frame[[axis, model + suffix]].dropna()
         for position, value in zip(curve[axis], curve[model + suffix], strict=True):
             yield Record(
-                artifact=artifact, metric=metric, value=value, unit=unit, model=model, source="published",
+                artifact=artifact,
+                metric=metric,
+                value=value,
+                unit=unit,
+                model=model,
+                source="published",
                 context=int(position) if axis == "context_tokens" else None,
                 frames=int(position) if axis == "processed_frames" else None,
-                device="RTX 4090", extra={"origin": DIGITISED},
-            )  # fmt: skip
+                device="RTX 4090",
+                extra={"origin": DIGITISED},
+            )
 
 
 def _mixture_records() -> Iterator[Record]:
     for row in read_published("sft_mixture.csv").to_dict("records"):
         yield Record(
-            artifact="sft_mixture", metric="share", value=row["percent"], unit="%", model=HYBRID, source="published",
+            artifact="sft_mixture",
+            metric="share",
+            value=row["percent"],
+            unit="%",
+            model=HYBRID,
+            source="published",
             extra={"category": row["category"], "origin": PRINTED},
-        )  # fmt: skip
+        )

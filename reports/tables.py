@@ -123,14 +123,17 @@ def cell_text(cell: Cell) -> str:
 
 
 def to_markdown(title: str, caption: str, tables: Iterable[Table], missing: Sequence[str] = ()) -> str:
-    """Write tables as GitHub Markdown under one heading; every text is escaped, so that none can open a tag or a cell."""
+    """Write tables as GitHub Markdown under one heading, all text escaped, so that none can open a tag or a cell."""
     parts = [f"## {markdown_text(title)}", ""]
     for table in tables:
         parts += [f"### {markdown_text(table.title)}", ""]
         headings = [*(column.heading for column in table.columns), "source"]
         rules = [*("---:" if column.numeric else ":---" for column in table.columns), ":---"]
         rows = [
-            [*(f"**{markdown_text(cell_text(c))}**" if c.strong else markdown_text(cell_text(c)) for c in row.cells), row.kind]
+            [
+                *(f"**{markdown_text(cell_text(c))}**" if c.strong else markdown_text(cell_text(c)) for c in row.cells),
+                row.kind,
+            ]
             for row in table.rows
         ]
         lines = [[markdown_text(heading) for heading in headings], rules, *rows]
@@ -162,11 +165,19 @@ def to_latex(name: str, title: str, caption: str, tables: Sequence[Table]) -> st
             previous = row.kind
             rows.append(" & ".join([*map(_latex_cell, row.cells), row.kind]) + r" \\")
         parts += [
-            r"\begin{table}[t]", r"\centering", r"\small",
+            r"\begin{table}[t]",
+            r"\centering",
+            r"\small",
             rf"\caption{{{latex_text(title)}. {latex_text(table.title)}. {latex_text(caption)}}}",
-            rf"\label{{tab:{label}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *rows, r"\bottomrule",
-            r"\end{tabular}", r"\end{table}", "",
-        ]  # fmt: skip
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
     return "\n".join(parts)
 
 

@@ -1,0 +1,113 @@
+"""The trained cells of the ablations: which arm a record belongs to, and which cells may be compared.
+
+Cells that differ in scale, split, recipe or steps are no rows of one table; they form blocks of their own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..records import Record
+from .estimates import Estimate, estimate, extra_text, group, scale_rank, swa_ratio, unique
+
+MIXER_NAMES = {
+    "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
+    "none": "No linear mixer",
+}  # fmt: skip
+BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
+DEFAULT_PATTERN = "SLLL"
+CONTROL_PATTERNS = {"S": "Sliding window only", "F": "Full attention"}
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """What one row trains: a mixer with its arguments in a layer pattern, at a learning rate ("" if not recorded)."""
+
+    mixer: str
+    pattern: str
+    variant: str
+    learning_rate: str
+
+    @property
+    def label(self) -> str:
+        """The name of the row."""
+        name = CONTROL_PATTERNS.get(self.pattern) or MIXER_NAMES.get(self.mixer, self.mixer)
+        return f"{name} ({self.variant})" if self.variant else name
+
+    @property
+    def ratio(self) -> Fraction | None:
+        """Share of sliding-window layers, None with full attention."""
+        return swa_ratio(self.pattern)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells that may be compared: everything equal but the arm and the seed."""
+
+    scale: str
+    split: str
+    recipe: str
+    steps: int | None
+    records: tuple[Record, ...]
+
+    @property
+    def title(self) -> str:
+        """What the cells have in common."""
+        parts = [f"Scale {self.scale}", f"{self.split} data", f"recipe {self.recipe}" if self.recipe else ""]
+        parts.append(f"{self.steps:,} steps" if self.steps is not None else "")
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks with a score, sorted."""
+        return sorted({r.benchmark for r in self.records if r.metric == "score" and r.benchmark is not None})
+
+    def arms(self) -> dict[Arm, list[Record]]:
+        """The scores of each arm."""
+        return group((record for record in self.records if record.metric == "score"), arm_of)
+
+    def scores(self, arm: Arm) -> dict[str, Estimate]:
+        """An arm's estimate on each benchmark that it was scored on."""
+        return {name: estimate(rows) for name, rows in group(self.arms()[arm], lambda r: r.benchmark or "").items()}
+
+    def baseline(self, metric: str, benchmark: str) -> Estimate | None:
+        """A baseline's score: the highest over the arms that recorded one, which is the hardest to beat."""
+        rows = [record for record in self.records if record.metric == metric and record.benchmark == benchmark]
+        return max((estimate(same) for same in group(rows, arm_of).values()), key=lambda e: e.value, default=None)
+
+    def floor(self, benchmark: str) -> float | None:
+        """The higher of the two baselines."""
+        found = [self.baseline(metric, benchmark) for metric in BASELINES]
+        return max((one.value for one in found if one is not None), default=None)
+
+
+def arm_of(record: Record) -> Arm:
+    """The arm that a record of a cell belongs to."""
+    arguments = {key.removeprefix("mixer_"): value for key, value in record.extra.items() if key.startswith("mixer_")}
+    variant = extra_text(record, "variant") or ", ".join(f"{key}={arguments[key]}" for key in sorted(arguments))
+    return Arm(record.mixer or "none", record.pattern or "", variant, extra_text(record, "learning_rate") or "")
+
+
+def ablation_records(records: Sequence[Record]) -> list[Record]:
+    """The measured scores and baselines of trained cells, whatever artifact they were written for."""
+    metrics = {"score", *BASELINES}
+    return unique(
+        r
+        for r in records
+        if r.source == "measured"
+        and r.metric in metrics
+        and r.pattern
+        and r.benchmark
+        and r.frames is None
+        and r.artifact in ("ablation", "table3", "table4")
+    )
+
+
+def blocks_of(records: Sequence[Record]) -> list[Block]:
+    """Comparable cells, the largest scale and the longest training first."""
+    groups = group(
+        records, lambda r: (r.scale or "unnamed", r.split or "unnamed", extra_text(r, "recipe") or "", r.steps)
+    )
+    blocks = [Block(scale, split, recipe, steps, tuple(rows)) for (scale, split, recipe, steps), rows in groups.items()]
+    blocks = [block for block in blocks if block.benchmarks]
+    return sorted(blocks, key=lambda b: (-scale_rank(b.scale), b.scale, b.split, b.recipe, -(b.steps or 0)))

@@ -1,0 +1,367 @@
+"""Judges of the claims that rest on scores: mixers, ratios, frames, official averages."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..records import Record
+from .ablation_cells import DEFAULT_PATTERN, MIXER_NAMES, Arm, Block, ablation_records, blocks_of
+from .benchmark_tables import dataset_of, evaluation_records, family_of
+from .claims import MINIMUM_SEEDS, Contrast, Finding, Status, contrast
+from .estimates import Estimate, estimate, extra_text, group, run_ids, scale_rank, unique
+from .published import AVERAGE_DIVISORS, HYBRID, TRANSFORMER, average_score, benchmark_columns, published_records
+
+CLAIM_BENCHMARKS = ("DocVQA", "TextVQA", "OCRBench")
+TEXT_RICH = frozenset({"docvqa", "textvqa", "ocrbench", "chartqa"})
+REASONING = frozenset({"mmmu", "mathvista"})  # neither text-rich nor general, though table 2 holds them
+RATIO_PATTERNS = {"0": "L", "1/8": "SLLLLLLL", "1/4": "SLLL", "1/2": "SL"}
+DECIDING_SCALE = scale_rank("small")
+FULL_SCALE = "infinitevl-4b"
+TINY = "cells of scale tiny show that the machine works and decide no claim"
+FRAME_MARGIN = 2.0
+AVERAGE_MARGIN = 1.8
+FAR_ABOVE = 10.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one block of comparable cells says; ``missing`` is what keeps it from deciding."""
+
+    status: Status
+    effect: str
+    interval: tuple[float, float] | None
+    missing: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+def mixers_ranked(records: Sequence[Record]) -> Finding:
+    """C1: Gated DeltaNet against Mamba-2 and GLA."""
+    return _first_deciding(records, _rank_mixers)
+
+
+def linear_attention_converges(records: Sequence[Record]) -> Finding:
+    """C2: the share of seeds in which bare linear attention learns nothing."""
+    return _first_deciding(records, _share_unconverged)
+
+
+def ratio_rises(records: Sequence[Record]) -> Finding:
+    """C3: text-rich score against the share of sliding-window layers."""
+    return _first_deciding(records, _ratio_effects)
+
+
+def _first_deciding(records: Sequence[Record], judge_block: Callable[[Block], Judged | None]) -> Finding:
+    """The verdict of the first complete block of a scale that may decide; else what the first block at all says.
+
+    Only completeness chooses the block, never what it says.
+    """
+    judged = [
+        (block, found) for block in blocks_of(ablation_records(records)) if (found := judge_block(block)) is not None
+    ]
+    if not judged:
+        return Finding("no data")
+    for block, found in judged:
+        if scale_rank(block.scale) >= DECIDING_SCALE and not found.missing:
+            status: Status = found.status
+            if status == "reproduced" and not (block.scale == FULL_SCALE and block.split == "official"):
+                status = "reproduced at small scale"
+            return Finding(status, found.effect, found.interval, "points", found.missing, run_ids(found.records))
+    block, found = judged[0]
+    reasons = list(found.missing)
+    if scale_rank(block.scale) < DECIDING_SCALE:
+        reasons.insert(0, TINY if block.scale == "tiny" else f"scale {block.scale} decides no claim")
+    return Finding("inconclusive", found.effect, found.interval, "points", tuple(reasons), run_ids(found.records))
+
+
+def _rank_mixers(block: Block) -> Judged | None:
+    arms = {mixer: main_arm(block, mixer, DEFAULT_PATTERN) for mixer in ("gated_deltanet", "mamba2", "gla")}
+    if arms["gated_deltanet"] is None and arms["mamba2"] is None and arms["gla"] is None:
+        return None
+    missing = [f"{MIXER_NAMES[mixer]} with pattern SLLL" for mixer, arm in arms.items() if arm is None]
+    lacking = [name for name in CLAIM_BENCHMARKS if name not in block.benchmarks]
+    if lacking:
+        missing.append(f"scores on {', '.join(lacking)}")
+    present = {mixer: arm for mixer, arm in arms.items() if arm is not None}
+    used = _scores_of(block, present.values(), CLAIM_BENCHMARKS)
+    if missing:
+        return Judged("inconclusive", "", None, tuple(missing), used)
+    means = {mixer: seed_means(block, arm, CLAIM_BENCHMARKS) for mixer, arm in present.items()}
+    shared = set.intersection(*(set(scores) for scores in means.values()))
+    if len(shared) < MINIMUM_SEEDS:
+        missing.append(f"{MINIMUM_SEEDS} seeds that all three arms share (found {len(shared)})")
+    if len(shared) < 2:
+        return Judged("inconclusive", "", None, tuple(missing), used)
+    rivals = ("mamba2", "gla")
+    overall = [
+        contrast(f"Gated DeltaNet − {MIXER_NAMES[rival]}", means["gated_deltanet"], means[rival]) for rival in rivals
+    ]
+    single = [
+        contrast(name, seed_means(block, present["gated_deltanet"], [name]), seed_means(block, present[rival], [name]))
+        for rival in rivals
+        for name in CLAIM_BENCHMARKS
+    ]
+    worst = min(overall, key=lambda one: one.mean)
+    status: Status = "inconclusive"
+    if not missing and all(one.low > 0 for one in overall) and not any(one.high < 0 for one in single):
+        status = "reproduced"
+    elif not missing and any(one.high < 0 for one in overall):
+        status = "not reproduced"
+    effect = "; ".join(one.text for one in overall)
+    return Judged(status, effect, (worst.low, worst.high), tuple(missing), used)
+
+
+def _share_unconverged(block: Block) -> Judged | None:
+    candidates = [arm for arm in block.arms() if arm.mixer == "linear_attention" and arm.pattern == DEFAULT_PATTERN]
+    if not candidates:
+        return None
+    benchmarks = [name for name in block.benchmarks if family_of(name) in TEXT_RICH]
+    bare = next((arm for arm in sorted(candidates) if arm.variant == "bare"), None)
+    arm = bare or sorted(candidates)[0]
+    control = main_arm(block, "gated_deltanet", DEFAULT_PATTERN)
+    blind = {name: found.value for name in benchmarks if (found := block.baseline("blind", name)) is not None}
+    missing = [] if bare else ["linear attention without convolution, norm and gate (variant bare)"]
+    if control is None:
+        missing.append("Gated DeltaNet under the same recipe")
+    if not benchmarks or set(blind) != set(benchmarks):
+        missing.append("text-rich scores with the baseline that never sees the picture")
+        return Judged("inconclusive", "", None, tuple(missing), tuple(block.arms()[arm]))
+    floor = float(np.mean(list(blind.values())))
+    failed = _unconverged(block, arm, benchmarks, floor)
+    used = _scores_of(block, [arm, *([control] if control else [])], benchmarks)
+    low, high = _wilson(sum(failed.values()), len(failed))
+    name = "bare linear attention" if bare else arm.label
+    effect = (
+        f"{sum(failed.values())} of {len(failed)} seeds of {name} at or below {floor:.1f} or diverged "
+        f"(share {sum(failed.values()) / len(failed):.2f} [{low:.2f}, {high:.2f}])"
+    )
+    if len(failed) < MINIMUM_SEEDS:
+        missing.append(f"{MINIMUM_SEEDS} seeds (found {len(failed)})")
+    control_learns = False
+    if control is not None:
+        others = _unconverged(block, control, benchmarks, floor)
+        control_learns = sum(others.values()) * 2 < len(others)
+        effect += f"; Gated DeltaNet {sum(others.values())} of {len(others)}"
+    status: Status = "inconclusive"
+    if not missing and low > 0.5 and control_learns:
+        status = "reproduced"
+    elif not missing and high < 0.5:
+        status = "not reproduced"
+    elif not missing and not control_learns:
+        missing.append("a recipe under which Gated DeltaNet itself learns")
+    return Judged(status, effect, (low, high), tuple(missing), used)
+
+
+def _unconverged(block: Block, arm: Arm, benchmarks: Sequence[str], floor: float) -> dict[int, bool]:
+    """By seed, whether the arm diverged or scores no more than the floor."""
+    rows = [record for record in block.arms()[arm] if record.seed is not None]
+    diverged = {record.seed for record in rows if record.extra.get("status") == "diverged"}
+    found = {seed: value <= floor for seed, value in seed_means(block, arm, benchmarks).items()}
+    return found | {seed: True for seed in diverged if seed is not None}
+
+
+def _wilson(hits: int, count: int) -> tuple[float, float]:
+    from scipy import stats
+
+    interval = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _ratio_effects(block: Block) -> Judged | None:
+    arms = {ratio: main_arm(block, "gated_deltanet", pattern) for ratio, pattern in RATIO_PATTERNS.items()}
+    present = {ratio: arm for ratio, arm in arms.items() if arm is not None}
+    if not set(present) - {"1/4"}:
+        return None  # ratio 1/4 alone is a cell of table 3 and says nothing of a ratio
+    text_rich = [name for name in block.benchmarks if family_of(name) in TEXT_RICH]
+    general = [name for name in block.benchmarks if family_of(name) not in TEXT_RICH | REASONING]
+    missing = [f"ratio {ratio}" for ratio in arms if ratio not in present]
+    missing += [] if text_rich else ["text-rich scores"]
+    missing += [] if general else ["general scores"]
+    used = _scores_of(block, present.values(), block.benchmarks)
+    if missing:
+        return Judged("inconclusive", "", None, tuple(missing), used)
+    rich = {ratio: seed_means(block, arm, text_rich) for ratio, arm in present.items()}
+    plain = {ratio: seed_means(block, arm, general) for ratio, arm in present.items()}
+    shared = set.intersection(*(set(scores) for scores in (*rich.values(), *plain.values())))
+    if len(shared) < MINIMUM_SEEDS:
+        missing.append(f"{MINIMUM_SEEDS} seeds that all ratios share (found {len(shared)})")
+    if len(shared) < 2:
+        return Judged("inconclusive", "", None, tuple(missing), used)
+
+    def gain(scores: Mapping[str, Mapping[int, float]], start: str, end: str) -> dict[int, float]:
+        return {seed: scores[end][seed] - scores[start][seed] for seed in shared}
+
+    early = contrast("text-rich 1/8 − 0", rich["1/8"], rich["0"])
+    bend = contrast("that gain minus the gain from 1/8 to 1/2", gain(rich, "0", "1/8"), gain(rich, "1/8", "1/2"))
+    apart = contrast("text-rich minus general gain", gain(rich, "0", "1/2"), gain(plain, "0", "1/2"))
+    ratios = list(RATIO_PATTERNS)
+    steps = [contrast("", rich[after], rich[before]) for before, after in itertools.pairwise(ratios)]
+    effects: list[Contrast] = [early, bend, apart]
+    status: Status = "inconclusive"
+    if not missing and all(one.low > 0 for one in effects) and not any(step.high < 0 for step in steps):
+        status = "reproduced"
+    elif not missing and (any(one.high < 0 for one in effects) or any(step.high < 0 for step in steps)):
+        status = "not reproduced"
+    return Judged(status, "; ".join(one.text for one in effects), (early.low, early.high), tuple(missing), used)
+
+
+def main_arm(block: Block, mixer: str, pattern: str) -> Arm | None:
+    """The arm that stands for a mixer: without a variant if there is one, at the chosen or most used learning rate."""
+    arms = block.arms()
+    found = [arm for arm in arms if arm.mixer == mixer and arm.pattern == pattern]
+
+    def place(arm: Arm) -> tuple[object, ...]:
+        chosen = any(extra_text(record, "best_lr") == arm.learning_rate for record in arms[arm])
+        return (
+            bool(arm.variant),
+            arm.variant,
+            not chosen,
+            -len({record.seed for record in arms[arm]}),
+            arm.learning_rate,
+        )
+
+    return min(found, key=place, default=None)
+
+
+def seed_means(block: Block, arm: Arm, benchmarks: Sequence[str]) -> dict[int, float]:
+    """Mean over benchmarks by seed, for the seeds that have them all."""
+    means = {}
+    for seed, rows in group(block.arms()[arm], lambda r: r.seed).items():
+        by_benchmark = group(rows, lambda r: r.benchmark)
+        if seed is not None and set(benchmarks) <= set(by_benchmark):
+            means[seed] = float(np.mean([np.mean([r.value for r in by_benchmark[name]]) for name in benchmarks]))
+    return means
+
+
+def _scores_of(block: Block, arms: Iterable[Arm], benchmarks: Sequence[str]) -> tuple[Record, ...]:
+    scores = block.arms()
+    return tuple(record for arm in arms for record in scores[arm] if record.benchmark in benchmarks)
+
+
+def frames_kept(records: Sequence[Record]) -> Finding:
+    """C7: accuracy at 1024 against 32 frames, with and without the long stage, and its control."""
+    rows = unique(r for r in records if r.source == "measured" and r.metric == "score" and r.frames in (32, 1024))
+    if not rows:
+        return Finding("no data")
+    split = "official" if any(record.split == "official" for record in rows) else "synthetic"
+    scale = max((r.scale or "" for r in rows if r.split == split), key=lambda name: (scale_rank(name), name))
+    rows = [record for record in rows if record.split == split and (record.scale or "") == scale]
+    stages = {stage: [r for r in rows if extra_text(r, "stage") == stage] for stage in ("long", "short", "control")}
+    missing = [
+        f"stage {stage} at {frames} frames"
+        for stage, found in stages.items()
+        for frames in (32, 1024)
+        if not any(record.frames == frames for record in found)
+    ]
+    if missing:
+        return Finding("inconclusive", missing=tuple(missing), runs=run_ids(rows))
+    kept, kept_seeds = _difference(_at(stages["long"], 1024), _at(stages["long"], 32))
+    lost, lost_seeds = _difference(_at(stages["short"], 1024), _at(stages["short"], 32))
+    control, control_seeds = _difference(_at(stages["long"], 1024), _at(stages["control"], 1024))
+    seeds = min(kept_seeds, lost_seeds, control_seeds)
+    if seeds < MINIMUM_SEEDS and split != "official":
+        missing.append(f"{MINIMUM_SEEDS} seeds of each stage (found {seeds})")
+    if kept is None or lost is None or control is None:
+        missing.append("intervals, over samples or over seeds")
+        return Finding("inconclusive", missing=tuple(missing), runs=run_ids(rows))
+    if scale_rank(scale) < DECIDING_SCALE:
+        missing.append(TINY if scale == "tiny" else f"scale {scale or 'unnamed'} decides no claim")
+    effect = "; ".join(
+        f"{label}: {(low + high) / 2:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        for label, (low, high) in (
+            ("with the long stage, 1024 − 32 frames", kept),
+            ("without it", lost),
+            ("long stage − control at 1024", control),
+        )
+    )
+    status: Status = "inconclusive"
+    if not missing and kept[0] > -FRAME_MARGIN and lost[1] < 0 and control[0] > 0:
+        full = split == "official" and scale == FULL_SCALE
+        status = "reproduced" if full else "reproduced at small scale"
+    elif not missing and (kept[1] < -FRAME_MARGIN or lost[0] > 0):
+        status = "not reproduced"
+    return Finding(status, effect, kept, "points", tuple(missing), run_ids(rows))
+
+
+def _at(rows: Sequence[Record], frames: int) -> list[Record]:
+    return [record for record in rows if record.frames == frames]
+
+
+def _difference(first: Sequence[Record], second: Sequence[Record]) -> tuple[tuple[float, float] | None, int]:
+    """95 % interval of first minus second, paired over shared seeds, else from both intervals; and the shared seeds."""
+    means = [
+        {
+            seed: float(np.mean([r.value for r in same]))
+            for seed, same in group(rows, lambda r: r.seed).items()
+            if seed is not None
+        }
+        for rows in (first, second)
+    ]
+    shared = len(set(means[0]) & set(means[1]))
+    if shared > 1:
+        found = contrast("", means[0], means[1])
+        return (found.low, found.high), shared
+    return difference_interval(estimate(first), estimate(second)), shared
+
+
+def difference_interval(first: Estimate, second: Estimate) -> tuple[float, float] | None:
+    """95 % interval of a difference of two independent estimates; None where one has no interval."""
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return None
+    reach = math.hypot((first.high - first.low) / 2, (second.high - second.low) / 2)
+    return first.value - second.value - reach, first.value - second.value + reach
+
+
+def official_averages(records: Sequence[Record]) -> Finding:
+    """C9: averages over the official benchmarks against Qwen2.5-VL-3B, Cobra and MaTVLM."""
+    from .efficiency import canonical_model
+
+    rows = [r for r in evaluation_records(records) if r.split == "official"]
+    scores = {
+        model: {
+            n: estimate(s) for n, s in group([r for r in rows if canonical_model(r.model) == model], dataset_of).items()
+        }
+        for model in (HYBRID, TRANSFORMER)
+    }
+    if not any(scores.values()):
+        return Finding("no data", missing=("official data: synthetic scores never count for this claim",))
+    columns = {table: benchmark_columns(table) for table in ("table1", "table2")}
+    missing = tuple(
+        f"{model} on {name}"
+        for model, found in scores.items()
+        for names in columns.values()
+        for name in names
+        if name not in found
+    )
+    runs = run_ids(r for r in rows if canonical_model(r.model) in scores)
+    if missing:
+        return Finding("inconclusive", missing=missing, runs=runs)
+    general = _average_difference(scores[HYBRID], scores[TRANSFORMER], columns["table1"])
+    rich = _average_difference(scores[HYBRID], scores[TRANSFORMER], columns["table2"])
+    own = average_score({name: scores[HYBRID][name].value for name in columns["table2"]})
+    rivals = {r.model: r.value for r in published_records() if r.artifact == "table2" and r.metric == "average"}
+    margin = min(own - rivals["Cobra-3B"], own - rivals["MaTVLM-3B"])
+    effect = (
+        f"text-rich {rich[0]:+.1f} points [{rich[1]:+.1f}, {rich[2]:+.1f}]; general {general[0]:+.1f} "
+        f"[{general[1]:+.1f}, {general[2]:+.1f}]; {margin:.1f} above the better of Cobra and MaTVLM (published)"
+    )
+    interval = rich[1], rich[2]
+    unsure = rich[1] < -AVERAGE_MARGIN < rich[2] or general[1] < 0 < general[2]
+    holds = rich[0] >= -AVERAGE_MARGIN and general[0] > 0 and margin >= FAR_ABOVE
+    status: Status = "inconclusive" if unsure else "reproduced" if holds else "not reproduced"
+    return Finding(status, effect, interval, "points", (), runs)
+
+
+def _average_difference(
+    first: Mapping[str, Estimate], second: Mapping[str, Estimate], names: Sequence[str]
+) -> tuple[float, float, float]:
+    """Difference of two averages and its 95 % interval; benchmarks without intervals count as exact."""
+    difference = average_score({n: first[n].value for n in names}) - average_score({n: second[n].value for n in names})
+    reaches = []
+    for name in names:
+        for one in (first[name], second[name]):
+            if one.low is not None and one.high is not None:
+                reaches.append((one.high - one.low) / 2 / AVERAGE_DIVISORS.get(name, 1.0))
+    reach = math.hypot(*reaches) / len(names)
+    return difference, difference - reach, difference + reach
