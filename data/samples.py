@@ -1,0 +1,126 @@
+"""Training samples: a page, and all questions about it as turns of one conversation.
+
+The tokens are those that the processor makes of `page_messages`; they are put together turn by turn, so the answers'
+places are known from the structure and nothing is searched for.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pages import Page, Question
+
+IGNORED = -100
+"""Label of a token that no loss is computed on."""
+
+
+def page_turns(page: Page) -> tuple[Question, ...]:
+    """The questions asked in training: every question openly, then those with options as multiple choice too."""
+    return (*page.questions, *(choice_form(question) for question in page.questions if question.options))
+
+
+def choice_form(question: Question) -> Question:
+    """The multiple-choice form of a question, as VLMEvalKit puts it; the answer is a letter."""
+    letters = "ABCDEFGH"[: len(question.options)]
+    lines = [f"Question: {question.text}", "Options:"]
+    lines += [f"{letter}. {option}" for letter, option in zip(letters, question.options, strict=True)]
+    lines += ["Please select the correct answer from the options above. ", ""]
+    text = "\n".join(lines)
+    return Question(text, (letters[question.options.index(question.answers[0])],), kind=question.kind)
+
+
+def page_messages(page: Page) -> list[dict[str, Any]]:
+    """Chat messages about a page: the image and the first question, the answer, then the other turns."""
+    messages: list[dict[str, Any]] = []
+    for number, question in enumerate(page_turns(page)):
+        content: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
+        if number == 0:
+            content.insert(0, {"type": "image", "image": page.image})
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": question.answers[0]}]})
+    return messages
+
+
+@dataclass(frozen=True)
+class TurnFrame:
+    """Tokens of the chat template around questions and answers.
+
+    Attributes:
+        before_image: From the start to the image tokens.
+        after_image: From the image tokens to the first question.
+        to_answer: From a question to its answer.
+        to_question: From the end-of-turn token to the next question.
+        end: From the last end-of-turn token to the end.
+    """
+
+    before_image: list[int]
+    after_image: list[int]
+    to_answer: list[int]
+    to_question: list[int]
+    end: list[int]
+
+
+_MARKS = ("FIRSTQUESTION", "FIRSTANSWER", "SECONDQUESTION", "SECONDANSWER")
+
+
+@lru_cache(maxsize=8)
+def turn_frame(processor: Any) -> TurnFrame:
+    """Read the frame off the processor's own chat template, by rendering two turns once."""
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": [{"type": "text", "text": mark}]}
+        for role, mark in zip(("user", "assistant") * 2, _MARKS, strict=True)
+    ]
+    messages[0]["content"].insert(0, {"type": "image"})
+    rest = processor.apply_chat_template(messages, tokenize=False)
+    parts = []
+    for mark in (processor.image_token, *_MARKS):
+        part, rest = rest.split(mark)
+        parts.append(part)
+    tokenizer = processor.tokenizer
+    close = tokenizer.eos_token
+    if not (parts[3].startswith(close) and rest.startswith(close)):
+        raise ValueError(f"the chat template does not end an answer with {close}")
+    texts = (parts[0], parts[1], parts[2], parts[3].removeprefix(close), rest.removeprefix(close))
+    return TurnFrame(*(tokenizer.encode(text, add_special_tokens=False) for text in texts))
+
+
+def encode_page(page: Page, processor: Any) -> dict[str, Tensor]:
+    """Encode a page and all its turns as one training sample.
+
+    Args:
+        page: Any page.
+        processor: A ``Qwen2_5_VLProcessor``.
+
+    Returns:
+        ``input_ids``, ``labels`` (answers and the end-of-turn token after each, `IGNORED` elsewhere) and
+        ``mm_token_type_ids`` (1 on image tokens), each [T]; ``pixel_values`` [patches, 1176] and ``image_grid_thw``
+        [1, 3].
+    """
+    frame = turn_frame(processor)
+    tokenizer = processor.tokenizer
+    image = processor.image_processor(images=[page.image], return_tensors="pt")
+    grid = image["image_grid_thw"]
+    image_tokens = int(grid.prod()) // processor.image_processor.merge_size**2
+    turns = page_turns(page)
+    texts = [text for question in turns for text in (question.text, question.answers[0])]
+    encoded = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    ids = [*frame.before_image, *[processor.image_token_id] * image_tokens, *frame.after_image]
+    labels = [IGNORED] * len(ids)
+    for number in range(len(turns)):
+        question = encoded[2 * number] + frame.to_answer
+        answer = [*encoded[2 * number + 1], tokenizer.eos_token_id]
+        after = frame.to_question if number + 1 < len(turns) else frame.end
+        ids += question + answer + after
+        labels += [IGNORED] * len(question) + answer + [IGNORED] * len(after)
+    input_ids = torch.tensor(ids)
+    return {
+        "input_ids": input_ids,
+        "labels": torch.tensor(labels),
+        "mm_token_type_ids": (input_ids == processor.image_token_id).long(),
+        "pixel_values": image["pixel_values"],
+        "image_grid_thw": grid,
+    }
