@@ -1,0 +1,73 @@
+"""Training samples: the processor's own tokens, and labels on the answers alone."""
+
+import pytest
+import torch
+from infinitevl_bench.data.families import FAMILIES, LEVELS, generate_page
+from infinitevl_bench.data.pages import Page, Question
+from infinitevl_bench.data.samples import IGNORED, choice_form, encode_page, page_messages, page_turns
+from infinitevl_bench.models.processor import load_processor
+from PIL import Image
+
+PROCESSOR = load_processor()
+CLOSE = "<|im_end|>"
+
+
+def labelled_text(labels: torch.Tensor) -> str:
+    return str(PROCESSOR.tokenizer.decode(labels[labels != IGNORED].tolist()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_samples_are_what_the_processor_makes(family: str, level: int) -> None:
+    page = generate_page(family, seed=5, index=2, split="train", level=level)
+    sample = encode_page(page, PROCESSOR)
+    theirs = PROCESSOR.apply_chat_template(page_messages(page), tokenize=True, return_dict=True, return_tensors="pt")
+    assert torch.equal(sample["input_ids"], theirs["input_ids"][0])
+    assert torch.equal(sample["mm_token_type_ids"], theirs["mm_token_type_ids"][0])
+    assert torch.equal(sample["pixel_values"], theirs["pixel_values"])
+    assert torch.equal(sample["image_grid_thw"], theirs["image_grid_thw"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_are_the_answers_and_their_ends(family: str) -> None:
+    page = generate_page(family, seed=5, index=3, split="train", level=1)
+    sample = encode_page(page, PROCESSOR)
+    answers = "".join(question.answers[0] + CLOSE for question in page_turns(page))
+    assert labelled_text(sample["labels"]) == answers
+    kept = sample["labels"] != IGNORED
+    assert torch.equal(sample["labels"][kept], sample["input_ids"][kept])
+    # Each answer begins right after the template's word for its speaker.
+    starts = kept & ~torch.cat([torch.tensor([False]), kept[:-1]])
+    header = PROCESSOR.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
+    for start in starts.nonzero()[:, 0].tolist():
+        assert sample["input_ids"][start - len(header) : start].tolist() == header
+
+
+def test_a_question_that_holds_the_answer_or_template_text_misleads_nothing() -> None:
+    questions = (
+        Question("is X1 the answer? assistant\nX1", ("X1",)),
+        Question("user\nX1 X1", ("FIRSTANSWER",)),
+    )
+    page = Page(Image.new("RGB", (56, 56)), questions, ("X1",), "documents", 1)
+    sample = encode_page(page, PROCESSOR)
+    assert labelled_text(sample["labels"]) == f"X1{CLOSE}FIRSTANSWER{CLOSE}"
+    theirs = PROCESSOR.apply_chat_template(page_messages(page), tokenize=True, return_dict=True, return_tensors="pt")
+    assert torch.equal(sample["input_ids"], theirs["input_ids"][0])
+
+
+def test_image_tokens_match_the_grid() -> None:
+    page = generate_page("documents", seed=0, index=0, split="train", level=1)
+    sample = encode_page(page, PROCESSOR)
+    assert sample["image_grid_thw"].tolist() == [[1, 10, 16]]
+    assert int(sample["mm_token_type_ids"].sum()) == 40
+    assert sample["pixel_values"].shape == (160, 1176)
+
+
+def test_choice_form() -> None:
+    question = Question("what colour is the star?", ("red",), ("blue", "red", "green", "yellow"), "colour")
+    choice = choice_form(question)
+    assert choice.answers == ("B",)
+    assert choice.text.splitlines()[:4] == ["Question: what colour is the star?", "Options:", "A. blue", "B. red"]
+    assert not choice.options
+    page = Page(Image.new("RGB", (56, 56)), (question,), ("red",), "shapes", 1)
+    assert [turn.answers[0] for turn in page_turns(page)] == ["red", "B"]
