@@ -48,6 +48,16 @@ class Benchmark:
         return f"{self.dataset}_SYNTH"
 
     @property
+    def full_marks(self) -> float:
+        """The highest score in the unit that the paper prints: 2800 points of MME, else 100 %."""
+        return 2800.0 if self.reading == "mme" else 100.0
+
+    @property
+    def unit(self) -> str:
+        """The unit that the paper prints, and records hold."""
+        return "points" if self.reading == "mme" else "%"
+
+    @property
     def multiple_choice(self) -> bool:
         """Whether the scorer wants options and the letter of one."""
         return self.reading == "mcq"
@@ -74,7 +84,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         128,
         family="transcription",
         category="Non-Semantic Text Recognition",
-    ),  # fmt: skip
+    ),
     "MMMU": Benchmark(
         "MMMU",
         "MMMU_DEV_VAL",
@@ -84,7 +94,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "mcq",
         512,
         split="validation",
-    ),  # fmt: skip
+    ),
     "MathVista": Benchmark(
         "MathVista",
         "MathVista_MINI",
