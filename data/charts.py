@@ -82,7 +82,7 @@ _STYLE_GROUPS = ("axes", "font", "lines", "patch", "text", "xtick", "ytick", "fi
 
 
 @cache
-def _style() -> dict[str, Any]:
+def _style() -> Any:
     import matplotlib
 
     return {name: value for name, value in matplotlib.rcParamsDefault.items() if name.split(".")[0] in _STYLE_GROUPS}

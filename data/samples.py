@@ -4,6 +4,7 @@ The tokens are those that the processor makes of `page_messages`; they are put t
 places are known from the structure and nothing is searched for.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,8 +19,18 @@ IGNORED = -100
 
 
 def page_turns(page: Page) -> tuple[Question, ...]:
-    """The questions asked in training: every question openly, then those with options as multiple choice too."""
-    return (*page.questions, *(choice_form(question) for question in page.questions if question.options))
+    """The questions as training asks them: about half of those with options as multiple choice, the rest openly.
+
+    Each is asked in one form only: a second form could be answered from the first one's answer, without the image.
+    """
+    return tuple(choice_form(question) if _asks_by_choice(page, question) else question for question in page.questions)
+
+
+def _asks_by_choice(page: Page, question: Question) -> bool:
+    """A coin for each question with options that falls the same way in every process."""
+    if not question.options:
+        return False
+    return hashlib.sha256(question.text.encode() + page.image.tobytes()).digest()[0] % 2 == 0
 
 
 def choice_form(question: Question) -> Question:

@@ -69,5 +69,17 @@ def test_choice_form() -> None:
     assert choice.answers == ("B",)
     assert choice.text.splitlines()[:4] == ["Question: what colour is the star?", "Options:", "A. blue", "B. red"]
     assert not choice.options
-    page = Page(Image.new("RGB", (56, 56)), (question,), ("red",), "shapes", 1)
-    assert [turn.answers[0] for turn in page_turns(page)] == ["red", "B"]
+
+
+def test_each_question_is_asked_once_and_half_of_them_by_choice() -> None:
+    by_choice = {"first": 0, "later": 0}
+    for index in range(200):
+        page = generate_page("shapes", seed=0, index=index, split="train", level=1)
+        turns = page_turns(page)
+        assert page_turns(page) == turns
+        for number, (turn, question) in enumerate(zip(turns, page.questions, strict=True)):
+            assert turn in (question, choice_form(question))
+            by_choice["first" if number == 0 else "later"] += turn != question
+    # Also the first turn, which is all that an evaluation asks. Four standard deviations around a half.
+    assert 72 < by_choice["first"] < 128
+    assert 160 < by_choice["later"] < 240
