@@ -11,27 +11,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from ..errors import UserError
 from ..models.device import device_name
 from ..records import Record, RunFolder, Scalar, atomic_write
 from . import vlmevalkit
 from .benchmarks import Benchmark, find_benchmark
 from .generation import answer, batches, blinded
+from .sources import QUESTIONS, Split, choose_split, official_path
 from .synthetic import page_values, synthetic_tsv
 from .vlmevalkit import OpenDataset, Row
-
-DATA = ("auto", "official", "synthetic")
-QUESTIONS = 200
-"""Questions of a synthetic twin where no limit is given."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 BOOTSTRAP_SEED = 0
+
+SHORTEST = 16
+"""Fewest tokens that a model may write in answer to a twin's question."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being asked ("sighted" or "blind"), questions done, questions in all."""
@@ -50,30 +49,9 @@ class EvalResult:
     """
 
     benchmark: Benchmark
-    split: Literal["official", "synthetic"]
+    split: Split
     records: list[Record] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
-
-
-def choose_split(benchmark: Benchmark, data: str) -> Literal["official", "synthetic"]:
-    """Whose data ``data`` means for this benchmark here: auto takes the official file if it is there.
-
-    Raises:
-        UserError: For another word, or a kind of data that this benchmark does not have here.
-    """
-    if data not in DATA:
-        raise UserError(f"unknown data {data!r}; use auto, official or synthetic")
-    path = vlmevalkit.official_path(benchmark)
-    if data == "official" or (data == "auto" and path.is_file()):
-        if not path.is_file():
-            mend = "or use --data synthetic" if benchmark.family else "it is not downloaded for you"
-            raise UserError(f"no official {benchmark.dataset} at {path}; put VLMEvalKit's file there, {mend}")
-        return "official"
-    if benchmark.family is None:
-        raise UserError(
-            f"{benchmark.name} has no synthetic twin, and there is no official file at {path}; put VLMEvalKit's there"
-        )
-    return "synthetic"
 
 
 def evaluate(
@@ -114,7 +92,7 @@ def evaluate(
     split = choose_split(found, data)
     values: dict[str, tuple[str, ...]] = {}
     if split == "official":
-        opened = vlmevalkit.open_dataset(found, vlmevalkit.official_path(found), official=True)
+        opened = vlmevalkit.open_dataset(found, official_path(found), official=True)
     else:
         path, sidecar = synthetic_tsv(found, data_root, questions=limit or QUESTIONS, seed=seed, level=level)
         opened = vlmevalkit.open_dataset(found, path, official=False)
@@ -144,7 +122,7 @@ def evaluate(
     }
     result = EvalResult(found, split)
     for kind, metric in (("sighted", "score"), ("blind", "blind")):
-        name = f"predictions-{found.name}-{split}{'' if kind == 'sighted' else '-blind'}.jsonl"
+        name = predictions_name(found, split, blind=kind == "blind")
         predictions = _ask(
             model, processor, opened, rows, kind, new_tokens, folder, name, batch_size, progress or (lambda *_: None)
         )
@@ -161,6 +139,11 @@ def evaluate(
         value, expected = _page_value(opened, rows, values)
         result.records.append(_record(shared, "page_value", value, expected, len(rows), found))
     return result
+
+
+def predictions_name(benchmark: Benchmark, split: Split, *, blind: bool = False) -> str:
+    """Name of the file of predictions within a run's folder."""
+    return f"predictions-{benchmark.name}-{split}{'-blind' if blind else ''}.jsonl"
 
 
 def interval(samples: Sequence[float]) -> tuple[float, float] | None:
@@ -278,11 +261,11 @@ def _merged(rows: Sequence[Row], predictions: Sequence[str]) -> list[Row]:
 
 
 def _longest_answer(rows: Sequence[Row], benchmark: Benchmark, processor: Any) -> int:
-    """Tokens that the longest right answer of a twin needs, its end of turn and one to spare."""
+    """Tokens that the longest right answer of a twin needs, its end of turn and one to spare; `SHORTEST` at least."""
     answers: set[str] = set()
     for row in rows:
         if benchmark.multiple_choice:
             answers.update(option for letter in "ABCD" if isinstance(option := row.get(letter), str))
         else:
             answers.update(ast.literal_eval(row["answer"]))
-    return 2 + max(len(ids) for ids in processor.tokenizer(sorted(answers))["input_ids"])
+    return max(SHORTEST, 2 + max(len(ids) for ids in processor.tokenizer(sorted(answers))["input_ids"]))

@@ -96,19 +96,12 @@ class OpenDataset:
         return row["index"]
 
 
-def official_path(benchmark: Benchmark) -> Path:
-    """Where VLMEvalKit looks for the official file: in $LMUData if that is a folder, else in ~/LMUData."""
-    wanted = os.environ.get("LMUData")  # noqa: SIM112
-    root = Path(wanted) if wanted and Path(wanted).exists() else Path.home() / "LMUData"
-    return root / f"{benchmark.dataset}.tsv"
-
-
 def open_dataset(benchmark: Benchmark, tsv: Path, official: bool) -> OpenDataset:
     """Open a file with the benchmark's own class.
 
     Args:
         benchmark: Which benchmark.
-        tsv: `official_path` of it, or a file of `synthetic.synthetic_tsv`.
+        tsv: `sources.official_path` of it, or a file of `synthetic.synthetic_tsv`.
         official: Whether it is the official file; its checksum must then be VLMEvalKit's. Nothing is downloaded.
 
     Raises:
