@@ -5,7 +5,7 @@ places are known from the structure and nothing is searched for.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,19 +18,27 @@ IGNORED = -100
 """Label of a token that no loss is computed on."""
 
 
-def page_turns(page: Page) -> tuple[Question, ...]:
-    """The questions as training asks them: about half of those with options as multiple choice, the rest openly.
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What VLMEvalKit appends to the questions of DocVQA, ChartQA, TextVQA and their like."""
 
+
+def page_turns(page: Page) -> tuple[Question, ...]:
+    """The questions in the forms that VLMEvalKit puts them in, so that an evaluation's prompt is a trained one.
+
+    A question with options is multiple choice half of the time; an open one ends with `SHORT_ANSWER` half of the time.
     Each is asked in one form only: a second form could be answered from the first one's answer, without the image.
     """
-    return tuple(choice_form(question) if _asks_by_choice(page, question) else question for question in page.questions)
+    picture = hashlib.sha256(page.image.tobytes())
+    return tuple(_trained_form(question, picture.copy()) for question in page.questions)
 
 
-def _asks_by_choice(page: Page, question: Question) -> bool:
-    """A coin for each question with options that falls the same way in every process."""
-    if not question.options:
-        return False
-    return hashlib.sha256(question.text.encode() + page.image.tobytes()).digest()[0] % 2 == 0
+def _trained_form(question: Question, picture: "hashlib._Hash") -> Question:
+    """Pick a form with coins that fall the same way in every process."""
+    picture.update(question.text.encode())
+    by_choice, short = (part % 2 == 0 for part in picture.digest()[:2])
+    if question.options and by_choice:
+        return choice_form(question)
+    return replace(question, text=question.text + SHORT_ANSWER) if short else question
 
 
 def choice_form(question: Question) -> Question:

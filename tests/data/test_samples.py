@@ -1,10 +1,13 @@
 """Training samples: the processor's own tokens, and labels on the answers alone."""
 
+from collections import Counter
+
+import pandas as pd
 import pytest
 import torch
 from infinitevl_bench.data.families import FAMILIES, LEVELS, generate_page
 from infinitevl_bench.data.pages import Page, Question
-from infinitevl_bench.data.samples import IGNORED, choice_form, encode_page, page_messages, page_turns
+from infinitevl_bench.data.samples import IGNORED, SHORT_ANSWER, choice_form, encode_page, page_messages, page_turns
 from infinitevl_bench.models.processor import load_processor
 from PIL import Image
 
@@ -71,15 +74,39 @@ def test_choice_form() -> None:
     assert not choice.options
 
 
-def test_each_question_is_asked_once_and_half_of_them_by_choice() -> None:
-    by_choice = {"first": 0, "later": 0}
+def test_each_question_is_asked_once_in_a_form_of_the_evaluation() -> None:
+    """Also in the first turn, which is all that an evaluation asks. Bounds are four standard deviations."""
+    forms = {"first": Counter[str](), "later": Counter[str]()}
     for index in range(200):
         page = generate_page("shapes", seed=0, index=index, split="train", level=1)
         turns = page_turns(page)
         assert page_turns(page) == turns
         for number, (turn, question) in enumerate(zip(turns, page.questions, strict=True)):
-            assert turn in (question, choice_form(question))
-            by_choice["first" if number == 0 else "later"] += turn != question
-    # Also the first turn, which is all that an evaluation asks. Four standard deviations around a half.
-    assert 72 < by_choice["first"] < 128
-    assert 160 < by_choice["later"] < 240
+            known = {
+                choice_form(question).text: "choice",
+                question.text + SHORT_ANSWER: "short",
+                question.text: "plain",
+            }
+            forms["first" if number == 0 else "later"][known[turn.text]] += 1
+            assert turn.answers == (choice_form(question) if known[turn.text] == "choice" else question).answers
+    for place, count in (("first", 200), ("later", 400)):
+        assert abs(forms[place]["choice"] - count / 2) < 2 * count**0.5
+        for form in ("short", "plain"):
+            assert abs(forms[place][form] - count / 4) < 3**0.5 * count**0.5
+
+
+def test_trained_prompts_are_those_of_the_benchmark_tool() -> None:
+    """A template of VLMEvalKit that changes must not pass unnoticed: models would be asked what they never saw."""
+    from vlmeval.dataset.image_mcq import ImageMCQDataset
+    from vlmeval.dataset.image_vqa import ImageVQADataset
+
+    question = generate_page("shapes", seed=0, index=0, split="train", level=1).questions[0]
+    options = dict(zip("ABCD", question.options, strict=False))
+    row = pd.Series({"index": 0, "image_path": __file__, "question": question.text} | options)
+    for dataset, text in (
+        (ImageMCQDataset, choice_form(question).text),
+        (ImageVQADataset, question.text + SHORT_ANSWER),
+    ):
+        opened = object.__new__(dataset)
+        opened.meta_only = True
+        assert opened.build_prompt(row)[-1]["value"] == text
