@@ -45,7 +45,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
@@ -56,15 +58,23 @@ def options(
 @app.command()
 def ablate(
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated.")] = None,
-    swa_ratio: Annotated[list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")] = None,
-    pattern: Annotated[list[str] | None, typer.Option(help="A layer pattern such as SLLL instead of a ratio; repeatable.")] = None,
+    swa_ratio: Annotated[
+        list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="A layer pattern such as SLLL instead of a ratio; repeatable.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="tiny (two CPU cores) or small (one GPU).")] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell: 0, 1, …")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="Peak learning rate instead of the scale's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-9, help="Peak learning rate instead of the scale's.")
+    ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Test questions of each benchmark.")] = None,
     pages: Annotated[int | None, typer.Option(min=1, help="Training pages.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one on a GPU.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one on a GPU.")
+    ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
@@ -78,7 +88,9 @@ def ablate(
     """
     from .ablations.command import ablate_command
 
-    overrides = {name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None}
+    overrides = {
+        name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None
+    }
     ablate_command(
         mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, overrides=overrides,
         questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
@@ -88,7 +100,9 @@ def ablate(
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="A benchmark by the paper's name or VLMEvalKit's, e.g. DocVQA.")],
-    model: Annotated[str | None, typer.Option(help="Folder, run, preset or hub id; without it the best finished run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, run, preset or hub id; without it the best finished run.")
+    ] = None,
     data: Annotated[str, typer.Option(help="auto, official or synthetic.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
@@ -120,8 +134,12 @@ def evaluate(
 def report(
     artifacts: Annotated[list[str] | None, typer.Argument(help="Artifacts such as table3; all without it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-    formats: Annotated[list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg; repeatable.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file differs from the records.")] = False,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg; repeatable.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a file differs from the records.")
+    ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write every table and figure, published beside measured, from recorded results alone.

@@ -55,7 +55,13 @@ def _presets(_: Path) -> Rows:
         config = get_preset(name)
         size = size_of(config, context=32768)
         rows.append(
-            (name, config.text_config.pattern, f"{size.parameters:,}", f"{size.state_elements:,}", f"{size.cache_elements:,}")
+            (
+                name,
+                config.text_config.pattern,
+                f"{size.parameters:,}",
+                f"{size.state_elements:,}",
+                f"{size.cache_elements:,}",
+            )
         )
     return ("preset", "pattern", "parameters", "state elements", "cache elements at 32k tokens"), rows
 
@@ -72,7 +78,11 @@ def _runs(runs: Path) -> Rows:
     rows = []
     for folder, result in finished_runs(runs):
         scores = [r for r in result["records"] if r["metric"] == "score"]
-        what = " ".join(str(scores[0][key]) for key in ("mixer", "pattern", "scale") if scores[0].get(key)) if scores else ""
+        what = (
+            " ".join(str(scores[0][key]) for key in ("mixer", "pattern", "scale") if scores[0].get(key))
+            if scores
+            else ""
+        )
         shown = "  ".join(f"{r['benchmark']} {r['value']:.1f}" for r in scores)
         rows.append((folder.name, what, str(result["summary"].get("status", "ok")), shown, result["finished_at"]))
     return ("run", "what", "status", "scores in %", "finished"), rows

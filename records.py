@@ -90,6 +90,10 @@ class RunSpec(BaseModel):
         return f"{self.kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
 
 
+class RunHeld(UserError):
+    """Another process works on the run."""
+
+
 class RunFolder:
     """The folder of one run, held by one process at a time.
 
@@ -107,11 +111,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
-            raise UserError(
+            raise RunHeld(
                 f"run {self.spec.id} is held by another process; wait for it, or choose another --runs folder", 1
             ) from None
         except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --runs", 1) from error
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --runs", 1
+            ) from error
         if not (self.path / "spec.yaml").exists():
             atomic_write(self.path / "spec.yaml", yaml.safe_dump(self.spec.model_dump(mode="json"), sort_keys=False))
         return self
@@ -197,7 +203,9 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1) from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -222,7 +230,9 @@ def read_records(path: Path) -> list[Record]:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records as ``.jsonl``, one a line, without fields that hold their default."""
-    lines = (json.dumps(record.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False) for record in records)
+    lines = (
+        json.dumps(record.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False) for record in records
+    )
     atomic_write(path, "".join(line + "\n" for line in lines))
 
 
@@ -234,7 +244,9 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def measured_records(runs: Path | None) -> list[Record]:
     """All measured records: those shipped in ``reports/measured`` and those of the finished runs below ``runs``."""
-    shipped = [record for path in sorted(package_path("reports", "measured").glob("*.jsonl")) for record in read_records(path)]
+    shipped = [
+        record for path in sorted(package_path("reports", "measured").glob("*.jsonl")) for record in read_records(path)
+    ]
     if runs is None or not runs.exists():
         return shipped
     local = [
@@ -276,7 +288,9 @@ def _git_state() -> dict[str, Scalar]:
         return {"commit": None, "dirty": None}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()  # noqa: S603, S607
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -123,7 +123,7 @@ def _score(
             data_root=runs / "data",
         )
         records += [
-            record.model_copy(update=shared | {"extra": record.extra | notes, "n": record.n}) for record in scored.records
+            record.model_copy(update=shared | {"extra": record.extra | notes, "n": record.n})
+            for record in scored.records
         ]
     return records
-

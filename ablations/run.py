@@ -123,7 +123,9 @@ def _run_workers(todo: list[RunSpec], specs: list[RunSpec], runs: Path, jobs: in
 def _table(specs: list[RunSpec], runs: Path) -> Table:
     table = Table(title=f"{len(specs)} cell{'s' * (len(specs) != 1)} in {runs}")
     for heading in ("mixer", "pattern", "seed", "state", "step", "loss", "tokens/s", "left", "scores in %"):
-        table.add_column(heading, justify="left" if heading in ("mixer", "pattern", "state", "scores in %") else "right")
+        table.add_column(
+            heading, justify="left" if heading in ("mixer", "pattern", "state", "scores in %") else "right"
+        )
     for spec in specs:
         arguments = spec.arguments
         row = _last_row(runs / spec.id / "metrics.jsonl")

@@ -1,6 +1,6 @@
 """A study is a baseline and one dict of changes; its grid is every combination of them.
 
-    Study(baseline={"mixer": "gated_deltanet", "pattern": "SLLL"}, changes={"mixer": ["gla", "mamba2"], "seed": [0, 1]})
+Study(baseline={"mixer": "gated_deltanet", "pattern": "SLLL"}, changes={"mixer": ["gla", "mamba2"], "seed": [0, 1]})
 """
 
 import itertools

@@ -4,6 +4,7 @@ Each sign has its own colour, and the question names the colour, so the model mu
 """
 
 import random
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,17 +35,31 @@ LAYOUTS = {
 }
 
 
+class Sign(NamedTuple):
+    """A sign with transparent surroundings.
+
+    Attributes:
+        image: RGBA.
+        box: Left, top, right and bottom of the text in it, before it was turned; in pixels.
+        angle: How far it was turned about its centre, in degrees against the clock.
+    """
+
+    image: Image.Image
+    box: tuple[int, int, int, int]
+    angle: float
+
+
 def draw_page(rng: random.Random, level: int) -> Page:
     """Draw a scene with signs of a level; each question asks for the text of one sign."""
     width, height, count, size, clutter, slant = LAYOUTS[level]
-    image = _scene(rng, width, height, clutter)
+    image = draw_scene(rng, width, height, clutter)
     colours = rng.sample(list(SIGNS), count)
     texts = _texts(rng, count)
     band = height // count
     boxes: list[TextBox] = []
     # One band a sign, so that no sign hides another.
     for row, (colour, text) in enumerate(zip(colours, texts, strict=True)):
-        sign, inside = _sign(rng, text, rng.choice(FACES), size, SIGNS[colour], slant)
+        sign, inside, _ = draw_sign(rng, text, rng.choice(FACES), size, SIGNS[colour], slant)
         left = rng.randint(2, width - sign.width - 2)
         top = row * band + rng.randint(1, max(1, band - sign.height - 1))
         image.paste(sign, (left, top), sign)
@@ -65,10 +80,8 @@ def _texts(rng: random.Random, count: int) -> list[str]:
     return [word if rng.random() < 0.5 else code for word, code in zip(words, codes, strict=True)]
 
 
-def _sign(
-    rng: random.Random, text: str, face: str, size: int, colour: Colour, slant: float
-) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Draw a sign with transparent surroundings; also the box of its text in it, before it is turned."""
+def draw_sign(rng: random.Random, text: str, face: str, size: int, colour: Colour, slant: float) -> Sign:
+    """Draw a sign; ``size`` of the type in pixels, ``slant`` the most it is turned either way, in degrees."""
     wide, high = text_size(face, size, text)
     pad = rng.randint(4, 7)
     bright = sum(colour) > 400
@@ -82,13 +95,13 @@ def _sign(
     box = draw_text(draw, (pad, pad), text, face, size, lettering).box
     angle = rng.uniform(-slant, slant)
     if slant <= 0:
-        return sign, box
+        return Sign(sign, box, 0.0)
     turned = sign.rotate(angle, resample=Image.Resampling.BICUBIC, expand=True)
     dx, dy = (turned.width - sign.width) // 2, (turned.height - sign.height) // 2
-    return turned, (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy)
+    return Sign(turned, (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy), angle)
 
 
-def _scene(rng: random.Random, width: int, height: int, clutter: int) -> Image.Image:
+def draw_scene(rng: random.Random, width: int, height: int, clutter: int) -> Image.Image:
     """A two-colour gradient with muted shapes and lines on it."""
     top = np.array([rng.randint(90, 220) for _ in range(3)], dtype=np.float32)
     bottom = np.array([rng.randint(90, 220) for _ in range(3)], dtype=np.float32)

@@ -6,6 +6,7 @@ each answer of a question is as likely as the others and a blind guess gains not
 
 import math
 import random
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -32,6 +33,16 @@ COUNTS = {1: (0, 1, 2, 3), 2: (0, 1, 2, 3), 3: (0, 1, 2, 3), 4: (1, 2, 3, 4)}
 COLOUR_TEMPLATES = ("what colour is the {shape}?", "which colour does the {shape} have?")
 COUNT_TEMPLATES = ("how many {shape}s are there?", "count the {shape}s.")
 EXISTENCE_TEMPLATES = ("is there a {shape}?", "do you see a {shape}?")
+
+
+class Mark(NamedTuple):
+    """A painted shape: its kind, the name of its colour, its centre and the radius of the circle round it, in pixels."""
+
+    kind: str
+    colour: str
+    x: float
+    y: float
+    radius: float
 
 
 def draw_page(rng: random.Random, level: int) -> Page:
@@ -70,14 +81,23 @@ def draw_page(rng: random.Random, level: int) -> Page:
         )
     )
     rng.shuffle(questions)
-    image = _paint(rng, size, cells, painted)
+    image, _ = paint(rng, size, cells, painted)
     values = tuple(dict.fromkeys(colour for _, colour in painted))
     return Page(image, tuple(questions), values, "shapes", level)
 
 
-def _paint(
+def paint(
     rng: random.Random, size: tuple[int, int], cells: tuple[int, int], painted: list[tuple[str, str]]
-) -> Image.Image:
+) -> tuple[Image.Image, list[Mark]]:
+    """Paint shapes, given as (kind, colour), each in a cell of its own of a page.
+
+    Args:
+        rng: Picks the places, the sizes and the shades.
+        size: Width and height of the page in pixels.
+        cells: Columns and rows.
+        painted: Kind and colour of each shape; no more than there are cells.
+    """
+    marks = []
     image = Image.new("RGB", size, paper(rng))
     draw = ImageDraw.Draw(image)
     columns, rows = cells
@@ -92,7 +112,8 @@ def _paint(
         y = (row + 0.5) * high + rng.uniform(-slack, slack)
         shade = tuple(max(0, min(255, part + rng.randint(-18, 18))) for part in COLOURS[colour])
         draw_shape(draw, kind, x, y, radius, shade)
-    return add_noise(image, rng, rng.uniform(0, 6))
+        marks.append(Mark(kind, colour, x, y, radius))
+    return add_noise(image, rng, rng.uniform(0, 6)), marks
 
 
 def draw_shape(

@@ -54,7 +54,9 @@ def uses_shipped_tower(config: HybridVLConfig) -> bool:
     """Whether the vision configuration is that of the shipped tower."""
     shipped = json.loads(package_path(*VISION_TOWER[:-1], "config.json").read_text(encoding="utf-8"))
     ours = config.vision_config.to_dict()
-    return all(ours[key] == shipped[key] for key in ("depth", "hidden_size", "out_hidden_size", "patch_size", "num_heads"))
+    return all(
+        ours[key] == shipped[key] for key in ("depth", "hidden_size", "out_hidden_size", "patch_size", "num_heads")
+    )
 
 
 def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None = None, seed: int = 0) -> LoadedModel:
@@ -96,7 +98,9 @@ def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cannot load a model from {reference}: {reason}", 1) from error
-    return LoadedModel(model.to(device).eval(), processor, path.parent.name if path.name == "model" else path.name, False)
+    return LoadedModel(
+        model.to(device).eval(), processor, path.parent.name if path.name == "model" else path.name, False
+    )
 
 
 def _hybrid_config(source: str) -> HybridVLConfig:

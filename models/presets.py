@@ -1,9 +1,9 @@
 """Model sizes by name. A preset is a function that returns a configuration; weights are another matter.
 
-    tiny             two CPU cores, minutes           128 wide, 4 layers, the shipped vision tower
-    small            one GPU, minutes                 128 wide, 8 layers, the shipped vision tower
-    infinitevl-4b    the published hybrid             arXiv 2512.08829, section 3
-    qwen2.5-vl-3b    its teacher, full attention      Qwen/Qwen2.5-VL-3B-Instruct
+tiny             two CPU cores, minutes           128 wide, 4 layers, the shipped vision tower
+small            one GPU, minutes                 128 wide, 8 layers, the shipped vision tower
+infinitevl-4b    the published hybrid             arXiv 2512.08829, section 3
+qwen2.5-vl-3b    its teacher, full attention      Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 import json

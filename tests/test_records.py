@@ -54,7 +54,9 @@ def test_no_text_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, tex
         assert "a.jsonl" in str(error)  # noqa: PT017 - either outcome is fine, silence about the place is not
 
 
-@pytest.mark.parametrize("change", [{"value": float("nan")}, {"source": "guessed"}, {"split": "test"}, {"schema_version": 2}])
+@pytest.mark.parametrize(
+    "change", [{"value": float("nan")}, {"source": "guessed"}, {"split": "test"}, {"schema_version": 2}]
+)
 def test_fields_are_checked(change: dict) -> None:
     with pytest.raises(ValidationError):
         Record.model_validate(RECORD.model_dump() | change)

@@ -54,7 +54,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             names = set(file.keys())
             missing = [name for name, _ in _trainable(model) if f"model.{name}" not in names]
             if missing:
-                raise UserError(f"checkpoint {path} lacks {missing[0]} (and {len(missing) - 1} more): made by another model", 1)
+                raise UserError(
+                    f"checkpoint {path} lacks {missing[0]} (and {len(missing) - 1} more): made by another model", 1
+                )
             with torch.no_grad():
                 for name, parameter in _trainable(model):
                     saved = file.get_tensor(f"model.{name}")

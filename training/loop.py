@@ -82,7 +82,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [
         {
             "params": [parameter],
-            "weight_decay": weight_decay if parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False) else 0.0,
+            "weight_decay": weight_decay
+            if parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
+            else 0.0,
         }
         for parameter in model.parameters()
         if parameter.requires_grad

@@ -52,7 +52,9 @@ def picture_prompt() -> dict[str, torch.Tensor]:
     """A prompt of 4 + 6 + 5 tokens: text, one picture of 2 × 3 visual tokens, text."""
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(2, 60, (9,), generator=generator)
-    ids = torch.cat([text[:3], torch.tensor([VISION_START]), torch.full((6,), IMAGE), torch.tensor([VISION_END]), text[3:7]])
+    ids = torch.cat(
+        [text[:3], torch.tensor([VISION_START]), torch.full((6,), IMAGE), torch.tensor([VISION_END]), text[3:7]]
+    )
     return {
         "input_ids": ids[None],
         "attention_mask": torch.ones(1, len(ids), dtype=torch.long),

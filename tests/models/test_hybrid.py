@@ -40,8 +40,12 @@ def test_generate_with_cache_equals_without(
         pytest.skip("no linear layer, so no mixer")
     model = make_model(pattern, depth=depth_of(pattern), mixer=mixer)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    with_cache = model.generate(**picture_prompt, **options, use_cache=True, output_logits=True, return_dict_in_generate=True)
-    without = model.generate(**picture_prompt, **options, use_cache=False, output_logits=True, return_dict_in_generate=True)
+    with_cache = model.generate(
+        **picture_prompt, **options, use_cache=True, output_logits=True, return_dict_in_generate=True
+    )
+    without = model.generate(
+        **picture_prompt, **options, use_cache=False, output_logits=True, return_dict_in_generate=True
+    )
     assert with_cache.sequences.tolist() == without.sequences.tolist()
     torch.testing.assert_close(torch.stack(with_cache.logits), torch.stack(without.logits), atol=2e-4, rtol=1e-3)
 
@@ -65,7 +69,12 @@ def test_left_padding_changes_nothing(
     }
     both = model.generate(**padded, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
     only_short = model.generate(
-        input_ids=short, attention_mask=torch.ones_like(short), max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
+        input_ids=short,
+        attention_mask=torch.ones_like(short),
+        max_new_tokens=6,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     assert both[0].tolist() == alone[0].tolist()
     assert both[1, padding:].tolist() == only_short[0].tolist()
@@ -120,7 +129,9 @@ def test_gradients_reach_every_parameter_of_every_mixer(
     for mixer in mixer_names():
         model = make_model("SLLL", mixer=mixer).train()
         model(**picture_prompt, labels=picture_prompt["input_ids"], use_cache=False).loss.backward()
-        untouched = [name for name, p in model.model.language_model.named_parameters() if p.grad is None or not p.grad.any()]
+        untouched = [
+            name for name, p in model.model.language_model.named_parameters() if p.grad is None or not p.grad.any()
+        ]
         assert not untouched, f"{mixer}: {untouched}"
 
 

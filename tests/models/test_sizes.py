@@ -31,7 +31,9 @@ def test_every_preset_has_sizes(preset: str) -> None:
     assert size.cache_elements >= size.state_elements == state_elements(get_preset(preset))
 
 
-@pytest.mark.parametrize(("ratio", "pattern"), [("0", "L"), ("1/8", "SLLLLLLL"), ("1/4", "SLLL"), ("0.5", "SL"), ("1", "S")])
+@pytest.mark.parametrize(
+    ("ratio", "pattern"), [("0", "L"), ("1/8", "SLLLLLLL"), ("1/4", "SLLL"), ("0.5", "SL"), ("1", "S")]
+)
 def test_ratios_and_patterns_are_two_words_for_one_thing(ratio: str, pattern: str) -> None:
     assert pattern_of_ratio(ratio) == pattern
     assert pattern_of_ratio(str(ratio_of_pattern(pattern))) == pattern

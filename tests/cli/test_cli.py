@@ -1,0 +1,103 @@
+"""The command line: its options are frozen here, its help has examples, and mistakes are one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    ("ablate",): {
+        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--steps", "--learning-rate", "--questions", "--pages",
+        "--jobs", "--device", "--runs",
+    },
+    ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
+    ("report",): {"--out", "--format", "--check", "--runs"},
+    ("list",): {"--runs"},
+    ("doctor",): set(),
+    ("bench", "ops"): {"--mixer", "--length", "--device", "--out"},
+}  # fmt: skip
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "infinitevl_bench.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_options_are_frozen_and_help_has_an_example(command: tuple[str, ...]) -> None:
+    import typer
+    from infinitevl_bench.cli import app
+
+    click_command = typer.main.get_command(app)
+    for name in command:
+        click_command = click_command.commands[name]  # type: ignore[attr-defined]
+    options = {option for parameter in click_command.params for option in parameter.opts if option.startswith("--")}
+    assert options == COMMANDS[command]
+    if COMMANDS[command]:
+        assert "infinitevl-bench " + " ".join(command) in (click_command.help or "")
+
+
+def test_no_command_is_missing_above() -> None:
+    import typer
+    from infinitevl_bench.cli import app
+
+    found = set()
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", {})
+        found |= {(name, sub) for sub in below} or {(name,)}
+    assert found == set(COMMANDS)
+
+
+def test_version() -> None:
+    from infinitevl_bench import __version__
+
+    assert run("--version").stdout == f"infinitevl-bench {__version__}\n"
+
+
+MISTAKES = [
+    (("ablate", "--mixer", "glaa"), "did you mean gla?"),
+    (("ablate", "--swa-ratio", "2/3"), "nearest is"),
+    (("ablate", "--swa-ratio", "1/3"), "does not tile 4 layers"),
+    (("ablate", "--scale", "smal"), "did you mean small?"),
+    (("ablate", "--swa-ratio", "1/4", "--pattern", "SL"), "not both"),
+    (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
+    (("eval", "DocVKA"), "did you mean"),
+    (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
+    (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),
+    (("eval", "DocVQA", "--model", "tinny"), "did you mean tiny?"),
+    (("eval", "DocVQA"), "no finished run"),
+    (("report", "table33"), "did you mean table3"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_a_way_out(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("--debug", "ablate", "--mixer", "glaa")
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["mixers", "benchmarks", "presets", "artifacts", "runs"])
+def test_everything_can_be_listed(tmp_path: Path, what: str) -> None:
+    done = run("list", what, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "mixers": "gated_deltanet", "benchmarks": "DocVQA", "presets": "4,408,381,536", "artifacts": "table3",
+        "runs": "no runs yet",
+    }[what]  # fmt: skip
+    assert expected in done.stdout
+
+
+def test_doctor_says_what_is_usable() -> None:
+    done = run("doctor")
+    assert done.returncode == 0, done.stderr
+    for word in ("torch", "transformers", "fla", "mamba", "flash"):
+        assert word in done.stdout
