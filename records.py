@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from importlib import metadata, resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -30,8 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from .errors import UserError
 
-SCHEMA_VERSION = 1
 Scalar = str | int | float | bool | None
+# Checked to be JSON when a spec is made; whoever reads an argument knows which it is.
+if TYPE_CHECKING:
+    Arguments = dict[str, Any]
+else:
+    Arguments = dict[str, JsonValue]
 
 RECORDED_PACKAGES = (
     "infinitevl-bench", "torch", "transformers", "accelerate", "fla-core", "triton", "tilelang", "mamba-ssm",
@@ -48,7 +52,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     artifact: str
     metric: str
     value: float = Field(allow_inf_nan=False)
@@ -79,9 +83,9 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     kind: Literal["ablate", "eval", "train", "profile"]
-    arguments: dict[str, JsonValue]
+    arguments: Arguments
 
     @property
     def id(self) -> str:
@@ -90,7 +94,7 @@ class RunSpec(BaseModel):
         return f"{self.kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
 
 
-class RunHeld(UserError):
+class RunHeldError(UserError):
     """Another process works on the run."""
 
 
@@ -111,7 +115,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
-            raise RunHeld(
+            raise RunHeldError(
                 f"run {self.spec.id} is held by another process; wait for it, or choose another --runs folder", 1
             ) from None
         except OSError as error:
@@ -288,9 +292,8 @@ def _git_state() -> dict[str, Scalar]:
         return {"commit": None, "dirty": None}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()  # noqa: S603, S607
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

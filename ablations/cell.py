@@ -8,13 +8,16 @@ from ..eval.runner import evaluate
 from ..models.accounting import count_parameters, state_elements
 from ..models.checkpoints import load_model, new_model
 from ..models.device import device_name
+from ..models.mixers.base import TokenMixer
 from ..models.presets import get_preset
 from ..models.processor import load_processor
+from ..models.registry import get_mixer
 from ..records import Record, RunFolder, RunSpec
 from ..training.features import PageSet, PageSetSpec, load_page_set
-from ..training.loop import TrainArguments, TrainResult, train
+from ..training.loop import METRICS, TrainArguments, TrainResult, train
 
 MODEL_FOLDER = "model"
+CURVE_POINTS = 60
 
 
 def build_model(spec: RunSpec) -> Any:
@@ -71,7 +74,7 @@ def _train(
         return pages.batch(order(step), lambda ids: embed(ids.to(embed.weight.device)))
 
     data_key = f"{pages.key}-{arguments.seed}-{arguments.batch_size}"
-    result = train(model, batch_at, arguments, folder, data_key, on_step=on_event)
+    result = train(model, batch_at, arguments, folder, data_key, on_step=on_event, device=device)
     model.save_pretrained(folder.path / MODEL_FOLDER, safe_serialization=True)
     processor.save_pretrained(folder.path / MODEL_FOLDER)
     return result
@@ -108,9 +111,10 @@ def _score(
         "train_seconds": round(result.seconds, 1),
         "learning_rate": arguments["training"]["learning_rate"],
         "sliding_window": text.sliding_window,
-        **{f"mixer_{key}": value for key, value in arguments["mixer_args"].items()},
+        "variant": get_mixer(text.mixer).variant(text) if text.linear_layers else "",
+        "backend": _training_backend(model),
     }
-    records: list[Record] = []
+    records = _curve(folder, shared | {"source": "measured", "split": "synthetic", "extra": notes})
     for benchmark in arguments["benchmarks"]:
         on_event({"scoring": benchmark})
         scored = evaluate(
@@ -127,3 +131,19 @@ def _score(
             for record in scored.records
         ]
     return records
+
+
+def _curve(folder: RunFolder, shared: dict[str, Any]) -> list[Record]:
+    """The training loss, in nats, at no more than about `CURVE_POINTS` of the logged steps."""
+    rows = folder.rows(METRICS)
+    every = -(-len(rows) // CURVE_POINTS)
+    kept = [row for number, row in enumerate(rows, start=1) if number % every == 0 or number == len(rows)]
+    return [
+        Record(**shared | {"metric": "loss", "value": row["loss"], "unit": "nats", "steps": row["step"]}) for row in kept
+    ]
+
+
+def _training_backend(model: Any) -> str | None:
+    """The backend that the mixers trained with; None without a mixer."""
+    mixer = next((module for module in model.modules() if isinstance(module, TokenMixer)), None)
+    return None if mixer is None else mixer.training_backend()

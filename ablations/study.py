@@ -51,7 +51,8 @@ class Study:
         scale = get_scale(self.scale)
         cells: dict[str, RunSpec] = {}
         for values in itertools.product(*self.changes.values()):
-            chosen = {"mixer_args": {}, "seed": 0} | self.baseline | dict(zip(self.changes, values, strict=True))
+            changed = dict(zip(self.changes, values, strict=True))
+            chosen: dict[str, Any] = {"mixer_args": {}, "seed": 0} | self.baseline | changed
             spec = self._spec(scale, device, **chosen)
             cells[spec.id] = spec
         return list(cells.values())

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UserError
-from ..records import RunHeld, RunSpec
+from ..records import RunHeldError, RunSpec
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
             continue
         try:
             run_cell(spec, runs)
-        except RunHeld:
+        except RunHeldError:
             continue
         except UserError as error:
             print(error)  # noqa: T201 - the parent shows the last line of this log

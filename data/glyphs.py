@@ -6,17 +6,29 @@ so no page of a benchmark is ever among them.
 
 import math
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from . import charts, documents, scene_text, shapes
 from .drawing import FACES, MONO, VALUE_ALPHABET, add_noise, font, ink, paper, random_value, text_size
+from .pages import TOKEN_PIXELS, Page, TextBox
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GROUNDS = ("paper", *scene_text.SIGNS)
 """What text stands on: plain paper, or a sign of a colour."""
+
+SLOTS = 6
+"""Characters that one cell can name; the smallest type sets seven narrow ones at most, and hardly ever."""
+NOTHING = -100
+"""Target of what cannot be asked of a cell, such as the ground of a text that is not there."""
+CLASSES = (*[len(CHARACTERS) + 1] * SLOTS, len(GROUNDS), len(shapes.SHAPES) + 1, len(shapes.COLOURS))
+"""How many answers each column of the targets has; 0 is "none" for characters and for the kind of a shape."""
+GROUND, KIND, COLOUR = SLOTS, SLOTS + 1, SLOTS + 2
+LINE_GAP_PIXELS = 8.0
 
 # width and height in pixels, with how often each is drawn
 CANVASES = {
@@ -95,12 +107,12 @@ def _draw_text_page(rng: random.Random, size: tuple[int, int]) -> Canvas:
     draw = ImageDraw.Draw(image)
     face, type_size = (
         rng.choice(MONO if rng.random() < 0.4 else FACES),
-        rng.choice((17, 18, 19, 20, 21, 22, 22, 23, 24)),
+        rng.choice((14, 15, 16, 17, 17, 18, 19, 19, 20, 21, 22, 22, 23, 24)),
     )
     high = text_size(face, type_size, "H")[1]
     gap = text_size(face, type_size, "0")[0]
     pitch = rng.randint(high + 4, 2 * type_size)
-    ruled = rng.random() < 0.15
+    ruled, dotted = rng.random() < 0.15, rng.random() < 0.15
     longest = rng.choice((3, 3, 6, 6, 18))
     words = []
     top = rng.randint(0, 12)
@@ -115,6 +127,8 @@ def _draw_text_page(rng: random.Random, size: tuple[int, int]) -> Canvas:
             draw.text((left, y), text, font=font(face, type_size), fill=colour, anchor="lt")
             words.append(_placed(text, face, type_size, left, y))
             left = math.ceil(right) + rng.randint(gap - 4, 5 * gap)
+            if dotted:
+                draw.point([(x, y + high - 1) for x in range(math.ceil(right) + 5, left - 4, 6)], fill=colour)
         if ruled:
             draw.line((0, top - 1, width, top - 1), fill=(150, 150, 160))
         top += pitch
@@ -194,3 +208,76 @@ def _draw_shapes(rng: random.Random, size: tuple[int, int]) -> Canvas:
     painted = [(rng.choice(shapes.SHAPES), rng.choice(tuple(shapes.COLOURS))) for _ in range(count)]
     image, marks = shapes.paint(rng, size, cells, painted)
     return Canvas(image, (), tuple(marks))
+
+
+def cell_targets(canvas: Canvas) -> np.ndarray:
+    """What each cell of a canvas holds, ``[cells, SLOTS + 3]``: characters, ground, kind and colour of a shape."""
+    width, height = canvas.image.size
+    columns, rows = width // TOKEN_PIXELS, height // TOKEN_PIXELS
+    targets = np.full((rows * columns, len(CLASSES)), NOTHING, dtype=np.int64)
+    targets[:, :SLOTS] = targets[:, KIND] = 0
+
+    def cell_at(x: float, y: float) -> int:
+        return int(min(max(y // TOKEN_PIXELS, 0), rows - 1) * columns + min(max(x // TOKEN_PIXELS, 0), columns - 1))
+
+    inside: defaultdict[int, list[tuple[float, float, int]]] = defaultdict(list)
+    for word in canvas.words:
+        for character, (x, y) in zip(word.text, word.centres, strict=True):
+            cell = cell_at(x, y)
+            inside[cell].append((x, y, CHARACTERS.index(character) + 1))
+            targets[cell, GROUND] = GROUNDS.index(word.ground)
+    for cell, found in inside.items():
+        named = [name for _, _, name in _reading_order(found)][:SLOTS]
+        targets[cell, : len(named)] = named
+    for mark in canvas.marks:
+        kind, colour = shapes.SHAPES.index(mark.kind), tuple(shapes.COLOURS).index(mark.colour)
+        targets[cell_at(mark.x, mark.y), KIND:] = kind + 1, colour
+    return targets
+
+
+def _reading_order(found: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Line by line, each from left to right; a line begins where the next lower centre is further down than a slant."""
+    lines: list[list[tuple[float, float, int]]] = []
+    for item in sorted(found, key=lambda item: item[1]):
+        if not lines or item[1] - lines[-1][-1][1] > LINE_GAP_PIXELS:
+            lines.append([])
+        lines[-1].append(item)
+    return [item for line in lines for item in sorted(line)]
+
+
+def clear_cells(canvas: Canvas, margin: float) -> np.ndarray:
+    """Which cells ``[cells]`` have no character whose centre is within ``margin`` pixels of a border they share."""
+    columns, rows = canvas.image.width // TOKEN_PIXELS, canvas.image.height // TOKEN_PIXELS
+    clear = np.ones((rows, columns), dtype=bool)
+    for x, y in (centre for word in canvas.words for centre in word.centres):
+        across = {int((x + step) // TOKEN_PIXELS) for step in (-margin, margin)}
+        down = {int((y + step) // TOKEN_PIXELS) for step in (-margin, margin)}
+        if len(across) + len(down) > 2:
+            for row in down & set(range(rows)):
+                clear[row, list(across & set(range(columns)))] = False
+    return clear.ravel()
+
+
+def page_canvas(page: Page) -> Canvas:
+    """A page with the places of its characters, as far as its boxes tell: exact but for its slant."""
+    grounds = {
+        question.answers[0]: colour
+        for question in page.questions
+        for colour in scene_text.SIGNS
+        if f" {colour} sign" in question.text
+    }
+    words = []
+    for box in page.boxes:
+        face, type_size = _typeface(box)
+        words.append(_placed(box.text, face, type_size, *box.box[:2], grounds.get(box.text, "paper")))
+    return Canvas(page.image, tuple(words))
+
+
+def _typeface(box: TextBox) -> tuple[str, int]:
+    """A typeface and a size in which the text fills its box."""
+    left, top, right, bottom = box.box
+    for type_size in range(8, 40):
+        for face in FACES:
+            if text_size(face, type_size, box.text) == (right - left, bottom - top):
+                return face, type_size
+    raise ValueError(f"{box} was drawn in none of the typefaces")

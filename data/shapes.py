@@ -36,7 +36,7 @@ EXISTENCE_TEMPLATES = ("is there a {shape}?", "do you see a {shape}?")
 
 
 class Mark(NamedTuple):
-    """A painted shape: its kind, the name of its colour, its centre and the radius of the circle round it, in pixels."""
+    """A painted shape: its kind, the name of its colour, its centre and the radius round it, in pixels."""
 
     kind: str
     colour: str

@@ -40,9 +40,9 @@ def cache_elements(config: HybridVLConfig, context: int) -> int:
     """
     text = config.text_config
     per_token = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-    kept = {"full_attention": context, "sliding_attention": min(context, text.sliding_window or context)}
-    attention = sum(per_token * kept.get(layer_type, 0) for layer_type in text.layer_types)
-    return attention + state_elements(config)
+    kept = {"F": context, "S": min(context, text.sliding_window or context), "L": 0}
+    tokens = sum(kept[letter] for letter in text.pattern) * text.num_hidden_layers // len(text.pattern)
+    return per_token * tokens + state_elements(config)
 
 
 def size_of(config: HybridVLConfig, context: int = 32768) -> Size:

@@ -1,8 +1,8 @@
 """What a hybrid model keeps between forward passes: transformers' cache, with the mixers' states in it.
 
 transformers builds one cache layer for each entry of ``config.layer_types``: keys and values for attention, a window of
-them for sliding attention, a convolution and a recurrent state for ``linear_attention``. The two functions here read and
-write the latter, so that a mixer's arithmetic is a pure function ``(x, state) -> (y, state)`` and knows no cache.
+them for sliding attention, a convolution and a recurrent state for ``linear_attention``. The two functions here read
+and write the latter, so that a mixer's arithmetic is a pure function ``(x, state) -> (y, state)`` and knows no cache.
 """
 
 from typing import Any, NamedTuple
@@ -61,8 +61,8 @@ def _linear_layer(cache: Cache, layer_idx: int) -> Any:
     layer = cache.layers[layer_idx]
     if not isinstance(layer, LinearAttentionCacheLayerMixin):
         raise ValueError(
-            f"layer {layer_idx} of this cache is a {type(layer).__name__}, not a recurrent state: the cache was made for "
-            "another model; pass DynamicCache(config=model.config) or none at all"
+            f"layer {layer_idx} of this cache is a {type(layer).__name__}, not a recurrent state: the cache was made "
+            "for another model; pass DynamicCache(config=model.config) or none at all"
         )
     return layer
 

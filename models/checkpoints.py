@@ -22,7 +22,7 @@ VISION_TOWER = ("models", "assets", "vision_tower", "model.safetensors")
 class LoadedModel(NamedTuple):
     """A model ready to answer, its processor, and what may be said of it.
 
-    ``random_weights`` is True where no training stands behind the decoder: such a model is never shown as a trained one.
+    ``random_weights`` is True where no training stands behind the decoder: it is never shown as a trained model.
     """
 
     model: HybridVLForConditionalGeneration

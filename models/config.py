@@ -9,7 +9,7 @@ Qwen2.5-VL itself: teacher, baseline and hybrid are the same code.
 """
 
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
@@ -93,7 +93,7 @@ class HybridVLTextConfig(Qwen2_5_VLTextConfig):
             )
         # The parent forgets the window unless ``use_sliding_window`` is set, and that flag makes every layer warn that
         # the window is not implemented, which has not been so since masks are built by layer type.
-        window = self.sliding_window
+        window: int | None = getattr(self, "sliding_window", None)
         super().__post_init__(**kwargs)
         self.sliding_window = window if "sliding_attention" in self.layer_types else None
         if "sliding_attention" in self.layer_types and not (window and window > 0):
@@ -102,12 +102,12 @@ class HybridVLTextConfig(Qwen2_5_VLTextConfig):
     @property
     def pattern(self) -> str:
         """The layer pattern, in its shortest form."""
-        return pattern_of_layer_types(self.layer_types)
+        return pattern_of_layer_types(list(self.layer_types or ()))
 
     @property
     def linear_layers(self) -> list[int]:
         """Indices of the layers that hold the mixer."""
-        return [index for index, layer_type in enumerate(self.layer_types) if layer_type == "linear_attention"]
+        return [index for index, layer_type in enumerate(self.layer_types or ()) if layer_type == "linear_attention"]
 
 
 _SUB_CONFIGS: dict[str, Any] = {"vision_config": Qwen2_5_VLVisionConfig, "text_config": HybridVLTextConfig}
@@ -117,6 +117,10 @@ class HybridVLConfig(Qwen2_5_VLConfig):
     """Configuration of `HybridVLForConditionalGeneration`; the mixer's fields live in ``text_config``."""
 
     model_type = "hybrid_vl"
+    if TYPE_CHECKING:
+        # As a field, an annotation here would change the parent's; a type checker alone should know.
+        text_config: HybridVLTextConfig
+        vision_config: Qwen2_5_VLVisionConfig
     # transformers renamed the attribute after 5.17; the older name is a read-only view in newer releases.
     if hasattr(Qwen2_5_VLConfig, "sub_configs_defaults"):
         sub_configs_defaults = _SUB_CONFIGS

@@ -1,8 +1,8 @@
 """The hybrid backbone: transformers' Qwen2.5-VL in which some layers hold a linear token mixer instead of attention.
 
-Nothing of the vision-language model is written again. A decoder layer of type ``linear_attention`` has its ``self_attn``
-replaced by the configured mixer; everything around it (norms, FFN, vision tower, rotary positions, loss, generation) is
-transformers' own. With every layer ``full_attention`` this *is* Qwen2.5-VL, parameter for parameter.
+Nothing of the vision-language model is written again. A decoder layer of type ``linear_attention`` has its
+``self_attn`` replaced by the configured mixer; everything around it (norms, FFN, vision tower, rotary positions, loss,
+generation) is transformers' own. With every layer ``full_attention`` this *is* Qwen2.5-VL, parameter for parameter.
 """
 
 import inspect
@@ -62,7 +62,7 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        attention_mask: Tensor | dict[str, Tensor | None] | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,

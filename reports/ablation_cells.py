@@ -73,7 +73,8 @@ class Block:
     def baseline(self, metric: str, benchmark: str) -> Estimate | None:
         """A baseline's score: the highest over the arms that recorded one, which is the hardest to beat."""
         rows = [record for record in self.records if record.metric == metric and record.benchmark == benchmark]
-        return max((estimate(same) for same in group(rows, arm_of).values()), key=lambda e: e.value, default=None)
+        found = (estimate(same) for same in group(rows, arm_of).values())
+        return max(found, key=lambda one: (one.value, one.runs), default=None)
 
     def floor(self, benchmark: str) -> float | None:
         """The higher of the two baselines."""

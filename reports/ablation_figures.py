@@ -22,7 +22,7 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
     arms = sorted(
         block.arms(), key=lambda arm: (arm.pattern not in CONTROL_PATTERNS, -ranks.get(arm.mixer, len(ranks)), arm)
     )
-    columns = min(len(block.benchmarks), 3)
+    columns = 2 if len(block.benchmarks) == 4 else min(len(block.benchmarks), 3)
     rows = -(-len(block.benchmarks) // columns)
     figure, axes = new_figure(rows * (1.1 + 0.3 * len(arms)) + 0.3, columns, rows, sharey=True)
     mixers = [arm.mixer for arm in arms]

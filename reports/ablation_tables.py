@@ -53,6 +53,7 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
         tables = (_orderings_table("Token mixer", {MIXER_NAMES[name]: said for name, said in MIXER_ORDERING.items()}),)
     return Artifact(
         name="table3",
+        label="Table 3",
         title="Table 3 · Token mixers at sliding-window ratio 1/4",
         caption=_caption(blocks),
         tables=tables,
@@ -98,6 +99,7 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
     drawable = [block for block in blocks if len({arm.ratio for arm in block.arms()}) > 1]
     return Artifact(
         name="table4",
+        label="Table 4",
         title="Table 4 · Share of sliding-window layers, with Gated DeltaNet",
         caption=_caption(blocks),
         tables=tables,
@@ -180,7 +182,8 @@ def _mean_over_benchmarks(rows: Sequence[Record], benchmarks: Sequence[str]) -> 
         return None
     values = []
     seeds = []
-    for seed, same in group(rows, lambda r: r.seed).items():
+    in_order = sorted(rows, key=lambda r: (r.seed is not None, r.seed or 0, r.benchmark or "", r.value))
+    for seed, same in group(in_order, lambda r: r.seed).items():
         by_benchmark = group(same, lambda r: r.benchmark)
         if set(by_benchmark) == set(benchmarks):
             values.append(float(np.mean([np.mean([r.value for r in found]) for found in by_benchmark.values()])))

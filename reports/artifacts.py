@@ -46,10 +46,12 @@ class Missing:
 class Artifact:
     """One table or figure of the report.
 
-    ``figure`` draws it in a theme, None where there is nothing to draw; ``runs`` are the runs behind measured numbers.
+    ``label`` is the title in a word or two; ``figure`` draws it in a theme, None where there is nothing to draw;
+    ``runs`` are the runs behind measured numbers.
     """
 
     name: str
+    label: str
     title: str
     caption: str
     tables: tuple[Table, ...] = ()
@@ -61,6 +63,15 @@ class Artifact:
 def artifact_names() -> list[str]:
     """All artifacts, in the order of the report."""
     return list(ARTIFACTS)
+
+
+def artifact_title(name: str) -> str:
+    """What an artifact is, in one line.
+
+    Raises:
+        UserError: for an unknown name, with the nearest names.
+    """
+    return make_artifact(name, ()).title
 
 
 def make_artifact(name: str, records: Sequence[Record]) -> Artifact:

@@ -5,17 +5,22 @@ A measured score stands in a published column only if it was taken on that very 
 what it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ..records import Record
+from .ablation_cells import BASELINES
 from .artifacts import Artifact, Missing, describe
 from .estimates import Estimate, estimate, extra_text, group, run_ids, scale_rank, unique
 from .published import average_score, benchmark_columns
-from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
+from .tables import NOTHING, Cell, Column, Kind, Row, Table, count_cell, estimate_cell, number_cell, text_cell
 
-ModelKey = tuple[str, str, str, str, int]
+ModelKey = tuple[str, str, str, str, int, str]
+ColumnKey = tuple[str, str, str]
 OFFICIAL_TITLE = "Published, and measured on the same official data"
 SPLITS_TITLE = "Measured on other official splits"
+# The paper's columns whose answers are not public, and the public split of the same benchmark that `eval` scores.
+HELD_BACK = {"DocVQA_TEST": "DocVQA_VAL", "MMBench_TEST_EN": "MMBench_DEV_EN"}
 SYNTHETIC_TITLE = "Measured on synthetic data: not comparable with the official benchmarks"
 
 
@@ -43,13 +48,13 @@ def family_of(dataset: str) -> str:
     return dataset.partition("_")[0].lower()
 
 
-def evaluation_records(records: Sequence[Record]) -> list[Record]:
+def evaluation_records(records: Sequence[Record], metrics: Collection[str] = ("score",)) -> list[Record]:
     """Measured scores of evaluated models; the cells of the ablations have tables of their own."""
     return unique(
         r
         for r in records
         if r.source == "measured"
-        and r.metric == "score"
+        and r.metric in metrics
         and r.benchmark
         and r.frames is None
         and r.artifact not in ("ablation", "table3", "table4")
@@ -65,26 +70,30 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
     same = [r for r in measured if r.split == "official" and r.unit == units.get(dataset_of(r))]
     other = [r for r in measured if r.split == "official" and r.unit != units.get(dataset_of(r))]
     synthetic = [r for r in measured if r.split == "synthetic"]
+    floors = [r for r in evaluation_records(records, BASELINES) if family_of(dataset_of(r)) in families]
     tables = [_official_table(columns, published, same)]
     if other:
-        tables.append(_measured_table(SPLITS_TITLE, other, ""))
+        tables.append(_measured_table(SPLITS_TITLE, other, [r for r in floors if r.split == "official"]))
     if synthetic:
-        tables.append(_measured_table(SYNTHETIC_TITLE, synthetic, " (synthetic)"))
+        tables.append(_measured_table(SYNTHETIC_TITLE, synthetic, [r for r in floors if r.split == "synthetic"]))
     caption = (
         f"Published: as printed; the average is that of the paper. {note}"
         "Measured: 95 % interval in brackets, over seeds where there are several, else over samples."
     )
-    absent = sorted(set(columns) - {dataset_of(record) for record in same})
-    missing = []
-    if absent:
-        missing.append(
-            Missing(
-                f"Measured on official data: {', '.join(absent)}",
-                f"infinitevl-bench eval {absent[0].partition('_')[0]} --data official --model PATH",
-            )
-        )
+    absent = [name for name in columns if name not in {dataset_of(record) for record in same}]
+    missing = [
+        Missing(f"Measured on official data: {name}", f"infinitevl-bench eval {name} --data official --model PATH")
+        for name in absent
+        if name not in HELD_BACK
+    ]
+    missing += [
+        Missing(f"{name}, whose answers are not public; {HELD_BACK[name]} has a block of its own", None)
+        for name in absent
+        if name in HELD_BACK
+    ]
     return Artifact(
         name=name,
+        label=title.partition(" · ")[0],
         title=title,
         caption=" ".join(part for part in (caption, describe(measured)) if part),
         tables=tuple(tables),
@@ -120,27 +129,42 @@ def _official_table(columns: Sequence[str], published: Sequence[Record], measure
     return Table(OFFICIAL_TITLE, headings, tuple(rows))
 
 
-def _measured_table(title: str, measured: Sequence[Record], suffix: str) -> Table:
-    units = group(measured, lambda r: (dataset_of(r), r.unit))
-    columns = sorted(units)
+def _measured_table(title: str, measured: Sequence[Record], baselines: Sequence[Record]) -> Table:
+    columns = sorted(group(measured, _column_key))
     headings = (
         Column("Model", numeric=False),
-        *(Column(name + suffix, unit) for name, unit in columns),
+        *(Column(f"{name} ({note})" if note else name, unit) for name, note, unit in columns),
         Column("Data", numeric=False),
         Column("n"),
     )
+    floors = group(baselines, _model_key)
     rows = []
     for key, same in sorted(group(measured, _model_key).items(), key=_order):
-        found = {column: estimate(part) for column, part in group(same, lambda r: (dataset_of(r), r.unit)).items()}
-        split = same[0].split or ""
-        cells = [estimate_cell(found.get(column)) for column in columns]
-        row = (text_cell(_label(key)), *cells, text_cell(split), _samples(found))
-        rows.append(Row(row, "measured", run_ids(same), _facets(key, split, same)))
+        rows.append(_measured_row(_label(key), key, same, columns, "measured"))
+        for metric, floor in sorted(group(floors.get(key, []), lambda r: r.metric).items()):
+            label = f"Baseline of {key[0]}: {BASELINES[metric]}"
+            rows.append(_measured_row(label, key, floor, columns, "baseline"))
     return Table(title, headings, tuple(rows))
 
 
+def _measured_row(label: str, key: ModelKey, same: Sequence[Record], columns: Sequence[ColumnKey], kind: Kind) -> Row:
+    found = {column: estimate(part) for column, part in group(same, _column_key).items()}
+    split = same[0].split or ""
+    cells = [estimate_cell(found.get(column)) for column in columns]
+    row = (text_cell(label), *cells, text_cell(split), _samples(found))
+    return Row(row, kind, run_ids(same), _facets(key, split, same))
+
+
+def _column_key(record: Record) -> ColumnKey:
+    """Data set, what is to be said about it, and unit: pages of different difficulty are different data."""
+    level = extra_text(record, "level")
+    words = ("synthetic", f"level {level}" if level else "") if record.split == "synthetic" else ()
+    return dataset_of(record), ", ".join(word for word in words if word), record.unit
+
+
 def _model_key(record: Record) -> ModelKey:
-    return record.model, record.mixer or "", record.pattern or "", record.scale or "", record.steps or 0
+    weights = "random weights" if extra_text(record, "weights") == "random" else ""
+    return record.model, record.mixer or "", record.pattern or "", record.scale or "", record.steps or 0, weights
 
 
 def _order(item: tuple[ModelKey, list[Record]]) -> tuple[object, ...]:
@@ -149,14 +173,13 @@ def _order(item: tuple[ModelKey, list[Record]]) -> tuple[object, ...]:
 
 
 def _label(key: ModelKey) -> str:
-    model, mixer, pattern, scale, steps = key
-    notes = [
-        part for part in (mixer, pattern, scale if scale != model else "", f"{steps:,} steps" if steps else "") if part
-    ]
-    return f"{model} ({', '.join(notes)})" if notes else model
+    model, mixer, pattern, scale, steps, weights = key
+    notes = (mixer, pattern, scale if scale != model else "", f"{steps:,} steps" if steps else "", weights)
+    told = ", ".join(note for note in notes if note)
+    return f"{model} ({told})" if told else model
 
 
-def _samples(found: dict[str, Estimate] | dict[tuple[str, str], Estimate]) -> Cell:
+def _samples(found: Mapping[Any, Estimate]) -> Cell:
     counts = sorted({one.samples for one in found.values() if one.samples is not None})
     if not counts:
         return Cell(NOTHING)

@@ -1,9 +1,9 @@
 """The paper's claims as hypotheses, each with a rule written down before the runs, and the verdict that records give.
 
-A rule names the effect, its interval and its threshold. The verdicts are conservative: cells of scale ``tiny`` show that
-the machine works and decide nothing; fewer than five seeds decide nothing; an interval that reaches over the threshold
-decides nothing. What was trained on synthetic data or below the published size is at best "reproduced at small
-scale".
+A rule names the effect, its interval and its threshold. The verdicts are conservative: cells of scale ``tiny`` show
+that the machine works and decide nothing; fewer than five seeds decide nothing; an interval that reaches over the
+threshold decides nothing. What was trained on synthetic data or below the published size is at best "reproduced at
+small scale".
 """
 
 from collections.abc import Callable, Sequence

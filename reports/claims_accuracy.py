@@ -129,6 +129,9 @@ def _share_unconverged(block: Block) -> Judged | None:
         return Judged("inconclusive", "", None, tuple(missing), tuple(block.arms()[arm]))
     floor = float(np.mean(list(blind.values())))
     failed = _unconverged(block, arm, benchmarks, floor)
+    if not failed:
+        missing.append(f"{MINIMUM_SEEDS} seeds with all text-rich scores (found 0)")
+        return Judged("inconclusive", "", None, tuple(missing), tuple(block.arms()[arm]))
     used = _scores_of(block, [arm, *([control] if control else [])], benchmarks)
     low, high = _wilson(sum(failed.values()), len(failed))
     name = "bare linear attention" if bare else arm.label
@@ -254,8 +257,20 @@ def frames_kept(records: Sequence[Record]) -> Finding:
         for frames in (32, 1024)
         if not any(record.frames == frames for record in found)
     ]
-    if missing:
+    # A mean over other benchmarks here than there would be no difference of frames or stages.
+    complete = [
+        name
+        for name in sorted({record.benchmark or "" for record in rows})
+        if all(
+            any(record.benchmark == name for record in _at(found, frames))
+            for found in stages.values()
+            for frames in (32, 1024)
+        )
+    ]
+    if not complete:
+        missing = missing or ["one benchmark with all stages at 32 and at 1024 frames"]
         return Finding("inconclusive", missing=tuple(missing), runs=run_ids(rows))
+    stages = {stage: [r for r in found if (r.benchmark or "") in complete] for stage, found in stages.items()}
     kept, kept_seeds = _difference(_at(stages["long"], 1024), _at(stages["long"], 32))
     lost, lost_seeds = _difference(_at(stages["short"], 1024), _at(stages["short"], 32))
     control, control_seeds = _difference(_at(stages["long"], 1024), _at(stages["control"], 1024))
@@ -289,20 +304,34 @@ def _at(rows: Sequence[Record], frames: int) -> list[Record]:
 
 
 def _difference(first: Sequence[Record], second: Sequence[Record]) -> tuple[tuple[float, float] | None, int]:
-    """95 % interval of first minus second, paired over shared seeds, else from both intervals; and the shared seeds."""
-    means = [
-        {
-            seed: float(np.mean([r.value for r in same]))
-            for seed, same in group(rows, lambda r: r.seed).items()
-            if seed is not None
-        }
-        for rows in (first, second)
-    ]
+    """95 % interval of first minus second, both over the same benchmarks, and the seeds that they share.
+
+    Paired over seeds where they share several, else from the intervals of both, benchmark by benchmark.
+    """
+    means = [_means_by_seed(rows) for rows in (first, second)]
     shared = len(set(means[0]) & set(means[1]))
     if shared > 1:
         found = contrast("", means[0], means[1])
         return (found.low, found.high), shared
-    return difference_interval(estimate(first), estimate(second)), shared
+    intervals = []
+    for name, same in group(first, lambda r: r.benchmark).items():
+        interval = difference_interval(estimate(same), estimate([r for r in second if r.benchmark == name]))
+        if interval is None:
+            return None, shared
+        intervals.append(interval)
+    middle = float(np.mean(intervals))
+    reach = math.hypot(*((high - low) / 2 for low, high in intervals)) / len(intervals)
+    return (middle - reach, middle + reach), shared
+
+
+def _means_by_seed(rows: Sequence[Record]) -> dict[int, float]:
+    """Mean over benchmarks by seed, for the seeds that have all the benchmarks of these rows."""
+    benchmarks = {record.benchmark for record in rows}
+    return {
+        seed: float(np.mean([np.mean([r.value for r in part]) for part in group(same, lambda r: r.benchmark).values()]))
+        for seed, same in group(rows, lambda r: r.seed).items()
+        if seed is not None and {record.benchmark for record in same} == benchmarks
+    }
 
 
 def difference_interval(first: Estimate, second: Estimate) -> tuple[float, float] | None:
@@ -317,7 +346,8 @@ def official_averages(records: Sequence[Record]) -> Finding:
     """C9: averages over the official benchmarks against Qwen2.5-VL-3B, Cobra and MaTVLM."""
     from .efficiency import canonical_model
 
-    rows = [r for r in evaluation_records(records) if r.split == "official"]
+    # A preset without its checkpoint has random weights: its scores are no model's.
+    rows = [r for r in evaluation_records(records) if r.split == "official" and extra_text(r, "weights") != "random"]
     scores = {
         model: {
             n: estimate(s) for n, s in group([r for r in rows if canonical_model(r.model) == model], dataset_of).items()

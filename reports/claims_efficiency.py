@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ..records import Record
 from .claims import Finding, Status
-from .efficiency import canonical_model
+from .efficiency import canonical_model, is_published_architecture
 from .estimates import Estimate, estimate, extra_text, group, run_ids, unique
 from .published import HYBRID, TRANSFORMER
 
@@ -32,7 +32,7 @@ def latency_constant(records: Sequence[Record]) -> Finding:
         told.append(f"{protocol}: {effect}" if effect else "")
         missing += [f"{lack} ({protocol})" for lack in lacking] if protocol == MATCHED or effect else []
     status = _status(verdicts[MATCHED])
-    effect = f"{device}: " + "; ".join(part for part in told if part)
+    effect = _told(device, "; ".join(part for part in told if part))
     return Finding(status, effect, None, "", tuple(missing), run_ids(rows))
 
 
@@ -88,7 +88,7 @@ def streaming_holds(records: Sequence[Record]) -> Finding:
         decided = False
     elif holds and falls is not None:
         decided = True
-    return Finding(_status(decided), f"{device}: {', '.join(effects)}", None, "", tuple(missing), run_ids(rows))
+    return Finding(_status(decided), _told(device, ", ".join(effects)), None, "", tuple(missing), run_ids(rows))
 
 
 def _transformer_falls(
@@ -142,7 +142,7 @@ def training_faster(records: Sequence[Record]) -> Finding:
         for r in records
         if r.source == "measured"
         and r.metric == "training_tokens_per_day"
-        and canonical_model(r.model) in CACHE_ELEMENTS
+        and is_published_architecture(r)
         and extra_text(r, "protocol") in (MATCHED, None)
     )
     if not rows:
@@ -157,7 +157,7 @@ def training_faster(records: Sequence[Record]) -> Finding:
     high = (ours.value if ours.high is None else ours.high) / (theirs.value if theirs.low is None else theirs.low)
     ratio = ours.value / theirs.value
     decided = True if low >= 3.7 else False if high < 3.7 else None
-    effect = f"{rows[0].device}: {ratio:.2f} times [{low:.2f}, {high:.2f}]"
+    effect = _told(rows[0].device, f"{ratio:.2f} times [{low:.2f}, {high:.2f}]")
     return Finding(_status(decided), effect, (low, high), "times", (), run_ids(rows))
 
 
@@ -169,7 +169,7 @@ def _measured(records: Sequence[Record], metric: str, axis: str) -> list[Record]
         if r.source == "measured"
         and r.metric == metric
         and getattr(r, axis) is not None
-        and canonical_model(r.model) in CACHE_ELEMENTS
+        and is_published_architecture(r)
     )
 
 
@@ -203,6 +203,10 @@ def _near(curve: Mapping[int, Estimate], target: int) -> Estimate | None:
     """The point nearest to a position, None where none lies within 10 % of it."""
     position = min(curve, key=lambda at: (abs(at - target), at), default=None)
     return curve[position] if position is not None and abs(position - target) <= 0.1 * target else None
+
+
+def _told(device: str | None, effect: str) -> str:
+    return f"{device or 'unnamed device'}: {effect}" if effect else ""
 
 
 def _status(decided: bool | None) -> Status:

@@ -28,7 +28,8 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
     rows = []
     for arm in sorted(arms, key=lambda arm: (arm.pattern, arm.mixer, arm)):
         last_step = max(record.steps or 0 for record in arms[arm])
-        last = estimate([record for record in arms[arm] if record.steps == last_step])
+        finished = [record for record in arms[arm] if record.steps == last_step]
+        last = estimate(finished)
         first_step = min(record.steps or 0 for record in arms[arm])
         first = estimate([record for record in arms[arm] if record.steps == first_step])
         cells = (
@@ -37,7 +38,7 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
             count_cell(last_step),
             number_cell(first.value, 3),
             estimate_cell(last, 3),
-            count_cell(len({record.seed for record in arms[arm]})),
+            count_cell(len({record.seed for record in finished})),
         )
         facets = (("scale", scale), ("split", ""), ("device", ", ".join(sorted({r.device or "" for r in arms[arm]}))))
         rows.append(Row(cells, "measured", run_ids(arms[arm]), facets))
@@ -54,10 +55,12 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
     )
     return Artifact(
         name="learning_curves",
+        label="Learning curves",
         title="Learning curves of the trained cells",
         caption=(
             "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
-            "First and last: the first and last logged interval. " + describe(losses)
+            "First and last: the first and last logged interval; "
+            "seeds: those that reached the last. " + describe(losses)
         )
         if rows
         else "Nothing has been trained yet.",
@@ -139,6 +142,7 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
     )
     return Artifact(
         name="fig_frames",
+        label="Frames",
         title="Accuracy against frames, with and without long-sequence training",
         caption=(
             "Published as a direction only: with stage 3 the score holds or rises past 32 frames, without it it falls. "

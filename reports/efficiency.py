@@ -22,7 +22,25 @@ SeriesKey = tuple[str, str, str, str, str]
 
 def series_key(record: Record) -> SeriesKey:
     """What one line or one row of an efficiency figure holds: source, model, protocol, device, scale."""
-    return record.source, record.model, extra_text(record, "protocol") or "", record.device or "", record.scale or ""
+    return record.source, _arm(record), extra_text(record, "protocol") or "", record.device or "", record.scale or ""
+
+
+def is_published_architecture(record: Record) -> bool:
+    """Whether a record is of the published hybrid or Transformer, not of another mixer or pattern in its size."""
+    name = canonical_model(record.model)
+    usual = {HYBRID: ("gated_deltanet", "SLLL"), TRANSFORMER: (None, "F")}.get(name)
+    if usual is None:
+        return False
+    mixer, pattern = usual
+    # The Transformer's records may name whatever mixer its configuration holds: it has no layer of it.
+    return record.pattern in (None, pattern) and (name == TRANSFORMER or record.mixer in (None, mixer))
+
+
+def _arm(record: Record) -> str:
+    """The model; with mixer and pattern where they are not the published ones."""
+    if record.source == "published" or is_published_architecture(record):
+        return record.model
+    return " ".join(part for part in (record.model, record.mixer, record.pattern) if part)
 
 
 def series_label(key: SeriesKey) -> str:
@@ -43,6 +61,7 @@ def overview(records: Sequence[Record]) -> Artifact:
     absent = [metric for metric in BAR_UNITS if metric not in {record.metric for record in measured}]
     return Artifact(
         name="fig1",
+        label="Efficiency",
         title="Figure 1 · Efficiency, and speed against performance",
         caption=(
             f"{CAVEAT} The unit of the published throughput is not printed on its bar; its caption says per GPU-day. "
@@ -63,6 +82,7 @@ def latency(records: Sequence[Record]) -> Artifact:
         "fig4_latency",
         "latency_ms",
         "context",
+        "Latency",
         "Figure 4 · Latency per token against context",
         "Context (tokens)",
         "ms per token",
@@ -76,6 +96,7 @@ def streaming(records: Sequence[Record]) -> Artifact:
         "fig4_streaming",
         "streaming_fps",
         "frames",
+        "Streaming",
         "Figure 4 · Streaming speed against processed frames",
         "Processed frames",
         "frames/s",
@@ -83,7 +104,14 @@ def streaming(records: Sequence[Record]) -> Artifact:
 
 
 def _curve_artifact(
-    records: Sequence[Record], name: str, metric: str, axis: str, title: str, axis_title: str, unit: str
+    records: Sequence[Record],
+    name: str,
+    metric: str,
+    axis: str,
+    label: str,
+    title: str,
+    axis_title: str,
+    unit: str,
 ) -> Artifact:
     from .efficiency_figures import curve_figure
 
@@ -97,10 +125,11 @@ def _curve_artifact(
     wanted = [
         Missing(f"Measured {unit} of {model}", None)
         for model in (HYBRID, TRANSFORMER)
-        if not any(canonical_model(record.model) == model for record in measured)
+        if not any(is_published_architecture(record) and canonical_model(record.model) == model for record in measured)
     ]
     return Artifact(
         name=name,
+        label=label,
         title=title,
         caption=f"{CAVEAT} Published points were digitised from the plot, about ±1 %. Dashed and hollow: published. "
         f"Solid: measured. {describe(measured)}".strip(),

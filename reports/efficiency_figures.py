@@ -1,12 +1,13 @@
 """Figures 1 and 4 drawn: bars and scatter, latency and streaming curves."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..records import Record
 from .efficiency import SeriesKey, canonical_model, series_key
 from .estimates import estimate, extra_text, group
-from .figures import GREY, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
+from .figures import GREY, MARKERS, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
 from .published import BAR_UNITS, HYBRID, TRANSFORMER
 
 if TYPE_CHECKING:
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_TITLES = {
-    "average_score": "Average\nscore", "training_tokens_per_day": "Training\nthroughput",
-    "streaming_fps": "Streaming\nspeed",
-    "cache_elements": "Cache at\n32K tokens", "latency_ms": "Latency\nper token",
+    "average_score": "Average score", "training_tokens_per_day": "Training throughput",
+    "streaming_fps": "Streaming speed", "cache_elements": "Cache at 32K tokens", "latency_ms": "Latency per token",
 }  # fmt: skip
 # Labels of the scatter that would lie on a neighbour, in points from their dot: the published places are fixed.
 _LABEL_SHIFT = {
@@ -29,59 +29,67 @@ _LABEL_SHIFT = {
 def overview_figure(
     bars: Sequence[Record], measured: Sequence[Record], scatter: Sequence[Record], theme: Theme
 ) -> "Figure":
-    """Five small bar panels, and the scatter of speed against score below them."""
+    """A panel of horizontal bars a metric, and the scatter of speed against score below them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, len(BAR_UNITS), height_ratios=[1.0, 1.35])
-    for place, metric in enumerate(BAR_UNITS):
-        axis = figure.add_subplot(grid[0, place])
-        rows = [record for record in (*bars, *measured) if record.metric == metric]
-        _bar_panel(axis, metric, rows, theme)
-    _scatter_panel(figure.add_subplot(grid[1, :]), scatter, theme)
+    by_metric = {metric: [record for record in (*bars, *measured) if record.metric == metric] for metric in BAR_UNITS}
+    heights = [0.2 + 0.22 * len(group(rows, series_key)) for rows in by_metric.values()]
+    scatter_height = 2.9
+    whole = sum(heights) + 0.32 * len(heights) + scatter_height
+    figure = Figure(figsize=(WIDTH, whole), layout="constrained")
+    grid = figure.add_gridspec(len(BAR_UNITS) + 1, 1, height_ratios=[*heights, scatter_height])
+    for place, (metric, rows) in enumerate(by_metric.items()):
+        _bar_panel(figure.add_subplot(grid[place]), metric, rows, theme)
+    _scatter_panel(figure.add_subplot(grid[-1]), scatter, theme)
     return figure
 
 
 def _bar_panel(axis: "Axes", metric: str, rows: Sequence[Record], theme: Theme) -> None:
     series = group(rows, series_key)
     keys = sorted(series, key=lambda key: (key[0] != "published", canonical_model(key[1]) == HYBRID, key))
+    found = {key: estimate(series[key]) for key in keys}
     for place, key in enumerate(keys):
-        found = estimate(series[key])
+        one = found[key]
         colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in keys])
         solid = key[0] == "measured"
-        axis.bar(
+        axis.barh(
             place,
-            found.value,
-            width=0.66,
+            one.value,
+            height=0.62,
             facecolor=colour if solid else "none",
             edgecolor=colour,
-            linewidth=1.4,
+            linewidth=1.2,
             linestyle="-" if solid else (0, (4, 2)),
         )
-        if found.low is not None and found.high is not None:
-            axis.vlines(place, found.low, found.high, color=theme.ink, linewidth=1.2)
+        if one.low is not None and one.high is not None:
+            axis.hlines(place, one.low, one.high, color=theme.ink, linewidth=1.2)
         axis.annotate(
-            thousands(found.value),
-            (place, found.high or found.value),
-            xytext=(0, 3),
+            thousands(one.value),
+            (one.high or one.value, place),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="center",
+            va="center",
             fontsize=8,
             color=theme.ink,
         )
     better = next((extra_text(record, "better") for record in rows if record.source == "published"), "")
-    arrow = {"higher": "↑", "lower": "↓"}.get(better or "", "")
-    axis.set_title(f"{_PANEL_TITLES[metric]} {arrow}".rstrip(), fontsize=8)
-    axis.set_xlabel(BAR_UNITS[metric], fontsize=7)
-    axis.set_xticks(range(len(keys)), [_bar_name(key) for key in keys], fontsize=7)
-    axis.set_yticks([])
-    axis.set_ylim(0, max(estimate(same).value for same in series.values()) * 1.18)
-    axis.spines["left"].set_visible(False)
+    arrow = {"higher": "higher is better", "lower": "lower is better"}.get(better or "", "")
+    notes = ", ".join(part for part in (BAR_UNITS[metric], arrow) if part)
+    axis.set_title(f"{_PANEL_TITLES[metric]} ({notes})", fontsize=8, pad=3)
+    axis.set_yticks(range(len(keys)), [_bar_name(key) for key in keys], fontsize=7.5)
+    axis.set_ylim(len(keys) - 0.4, -0.6)
+    axis.set_xticks([])
+    axis.set_xlim(0, max((one.high or one.value for one in found.values()), default=1.0) * 1.1)
+    axis.grid(visible=False)
+    axis.spines["bottom"].set_visible(False)
+    axis.tick_params(axis="y", labelcolor=theme.ink)
 
 
 def _bar_name(key: SeriesKey) -> str:
     name = {HYBRID: "InfiniteVL", TRANSFORMER: "Qwen2.5-VL"}.get(canonical_model(key[1]), key[1])
-    return name if key[0] == "published" else "\n".join(part for part in (name, key[2], key[3]) if part)
+    if key[0] == "published":
+        return f"{name}, published"
+    return ", ".join(part for part in (name, key[2], short_device(key[3])) if part)
 
 
 def _scatter_panel(axis: "Axes", scatter: Sequence[Record], theme: Theme) -> None:
@@ -103,7 +111,7 @@ def _scatter_panel(axis: "Axes", scatter: Sequence[Record], theme: Theme) -> Non
             color=colour if known else theme.ink,
         )
     axis.set_xscale("log")
-    axis.set_xlim(1.3, 36)
+    axis.set_xlim(0.95, 36)
     axis.set_xticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
     axis.minorticks_off()
     axis.set_ylim(38, 82)
@@ -118,6 +126,8 @@ def curve_figure(
     figure, axes = new_figure(3.4)
     panel = axes[0]
     by_series = group(points, series_key)
+    protocols = sorted({key[2] for key in series if key[0] == "measured"})
+    right = max(getattr(record, axis) for record in points)
     ends = []
     for key in series:
         colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
@@ -130,7 +140,7 @@ def curve_figure(
         panel.plot(
             x,
             y,
-            marker="o",
+            marker=MARKERS[protocols.index(key[2])] if solid else "o",
             color=colour,
             linestyle="-" if solid else (0, (5, 2)),
             markersize=4 if solid else 3.6,
@@ -141,18 +151,29 @@ def curve_figure(
         for position, one in found:
             if one.low is not None and one.high is not None:
                 panel.vlines(position, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
-        ends.append((x[-1], y[-1], _end_name(key), colour))
+        if x[-1] > 0.75 * right:
+            ends.append((y[-1], _end_name(key), colour))
+        else:
+            end_label(panel, x[-1], y[-1], _end_name(key), colour, xytext=(0, 8), va="bottom", ha="center")
     panel.set_ylim(0, max(record.value for record in points) * 1.1)
-    panel.set_xlim(0, max(getattr(record, axis) for record in points) * 1.28)
-    ticks = [tick for tick in panel.get_xticks() if tick <= max(getattr(record, axis) for record in points)]
+    panel.set_xlim(0, right * 1.28)
+    ticks = [tick for tick in panel.get_xticks() if tick <= right]
     panel.set_xticks(ticks, [thousands(tick) for tick in ticks])
     panel.set_xlabel(axis_title.lower())
     panel.set_title(f"{unit[0].upper()}{unit[1:]}")
     gap = panel.get_ylim()[1] * 0.12
-    for (x_end, _, name, colour), height in zip(ends, spread([y for _, y, _, _ in ends], gap), strict=True):
-        end_label(panel, x_end, height, name, colour)
+    for (_, name, colour), height in zip(ends, spread([y for y, _, _ in ends], gap, gap / 2), strict=True):
+        end_label(panel, right, height, name, colour)
     return figure
 
 
 def _end_name(key: SeriesKey) -> str:
-    return "\n".join(part for part in (key[1], key[2], key[3] if key[0] == "measured" else "published") if part)
+    if key[0] == "published":
+        return f"{key[1]}\npublished"
+    return "\n".join(part for part in (key[1], ", ".join(p for p in (key[2], short_device(key[3])) if p)) if part)
+
+
+def short_device(device: str) -> str:
+    """A device's name as a label can hold it: without its maker and memory; the tables hold it in full."""
+    words = [word for word in device.split() if word not in ("NVIDIA", "GeForce", "AMD", "Intel(R)")]
+    return " ".join(word for word in words if not re.fullmatch(r"\d+GB|HBM\w*|SXM\d*|PCIe", word)) or device

@@ -98,8 +98,11 @@ def end_label(axis: "Axes", x: float, y: float, text: str, colour: str, **where:
     axis.annotate(text, (x, y), color=colour, annotation_clip=False, **options)
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move labels apart to at least ``gap``, keeping their order and, as far as that goes, their places."""
+def spread(positions: Sequence[float], gap: float, floor: float | None = None) -> list[float]:
+    """Move labels apart to at least ``gap``, keeping their order and, as far as that goes, their places.
+
+    None comes to lie below ``floor``.
+    """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     placed = list(positions)
     for _ in range(200):
@@ -112,6 +115,10 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
                 moved = True
         if not moved:
             break
+    least = floor
+    for index in order if least is not None else ():
+        placed[index] = max(placed[index], least or 0.0)
+        least = placed[index] + gap
     return placed
 
 
@@ -125,6 +132,8 @@ def thousands(value: float) -> str:
 
 def _style(theme: Theme) -> Any:
     return {
+        # Names come from records: a dollar sign in one is a dollar sign, not the start of a formula.
+        "text.parse_math": False,
         "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold",
         "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": 8,
         "xtick.labelsize": 8, "ytick.labelsize": 8,

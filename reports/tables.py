@@ -86,10 +86,12 @@ class Table:
         data: dict[str, list[object]] = {}
         for index, column in enumerate(self.columns):
             cells = [row.cells[index] for row in self.rows]
-            data[column.heading] = [cell.value for cell in cells]
+            # Two columns may have one heading; neither may hide the other.
+            heading = column.heading if column.heading not in data else f"{column.heading} #{index + 1}"
+            data[heading] = [cell.value for cell in cells]
             if any(cell.low is not None for cell in cells):
-                data[f"{column.heading} low"] = [cell.low for cell in cells]
-                data[f"{column.heading} high"] = [cell.high for cell in cells]
+                data[f"{heading} low"] = [cell.low for cell in cells]
+                data[f"{heading} high"] = [cell.high for cell in cells]
         data["source"] = [row.kind for row in self.rows]
         data["runs"] = [" ".join(row.runs) for row in self.rows]
         return pd.DataFrame(data, dtype=object)
@@ -153,6 +155,8 @@ def markdown_text(text: str) -> str:
 
 def to_latex(name: str, title: str, caption: str, tables: Sequence[Table]) -> str:
     r"""Write tables as LaTeX floats with booktabs rules; needs ``\usepackage{booktabs}`` only."""
+    if not tables:
+        return f"% {latex_text(title)}: {latex_text(caption)}\n"
     parts = []
     for number, table in enumerate(tables, start=1):
         label = name.replace("_", "-") + (f"-{number}" if len(tables) > 1 else "")

@@ -14,7 +14,7 @@ from infinitevl_bench.errors import UserError, unknown_name
 from infinitevl_bench.records import (
     Record,
     RunFolder,
-    RunHeld,
+    RunHeldError,
     RunSpec,
     atomic_write,
     environment,
@@ -89,7 +89,7 @@ def test_two_processes_never_share_a_run_and_a_killed_one_lets_go(tmp_path: Path
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(RunHeld, match="held by another process"), RunFolder(tmp_path, SPEC):
+    with pytest.raises(RunHeldError, match="held by another process"), RunFolder(tmp_path, SPEC):
         pass
     process.kill()
     process.wait()

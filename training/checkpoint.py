@@ -1,7 +1,7 @@
-"""A training checkpoint: one safetensors file, complete and atomic, so that a killed run goes on as if it never stopped.
+"""A training checkpoint: one safetensors file, complete and atomic, so that a killed run goes on where it was.
 
-It holds the trainable weights, AdamW's moments, the random state and the step; the learning rate and the position in the
-data are functions of the step. There is no pickle in it.
+It holds the trainable weights, AdamW's moments, the random state and the step; the learning rate and the position in
+the data are functions of the step. There is no pickle in it.
 """
 
 from pathlib import Path
@@ -62,8 +62,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
                     saved = file.get_tensor(f"model.{name}")
                     if saved.shape != parameter.shape:
                         raise UserError(
-                            f"checkpoint {path}: {name} is {list(saved.shape)}, the model's is {list(parameter.shape)}; "
-                            "remove it to start over",
+                            f"checkpoint {path}: {name} is {list(saved.shape)}, the model's is "
+                            f"{list(parameter.shape)}; remove it to start over",
                             1,
                         )
                     parameter.copy_(saved)

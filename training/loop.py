@@ -97,16 +97,17 @@ class AnswerLoss(nn.Module):
     The vocabulary projection runs on the positions before an answer token only: the rest has no loss.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Return the loss of a `Batch`'s inputs and labels, a scalar."""
-        hidden = self.model.model(**inputs, use_cache=False)[0]
+        model: Any = self.model
+        hidden = model.model(**inputs, use_cache=False)[0]
         targets = labels[:, 1:]
         learnt = targets != -100
-        logits = self.model.lm_head(hidden[:, :-1][learnt])
+        logits = model.lm_head(hidden[:, :-1][learnt])
         return F.cross_entropy(logits.float(), targets[learnt])
 
 
@@ -117,6 +118,7 @@ def train(
     folder: RunFolder,
     data_key: str,
     on_step: Callable[[dict[str, float]], None] | None = None,
+    device: str = "cpu",
 ) -> TrainResult:
     """Train until ``arguments.steps``, from the folder's checkpoint if there is one.
 
@@ -127,8 +129,9 @@ def train(
         folder: gets ``metrics.jsonl`` and the checkpoint.
         data_key: names the data and its order, so that a checkpoint is not continued on other data.
         on_step: called after each logged interval with its row of metrics.
+        device: "cpu", or "cuda" for whatever accelerator accelerate finds.
     """
-    accelerator = Accelerator(mixed_precision=arguments.precision)
+    accelerator = Accelerator(mixed_precision=arguments.precision, cpu=device == "cpu")
     torch.manual_seed(arguments.seed)
     groups = parameter_groups(model, arguments.weight_decay)
     fused = accelerator.device.type == "cuda"

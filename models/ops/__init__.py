@@ -1,1 +1,1 @@
-"""Recurrences: a step-by-step reference, a chunked torch form, and kernels of other libraries."""
+"""Recurrences of the token mixers: each as its definition, in chunked matrix form, and through a kernel library."""

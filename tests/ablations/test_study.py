@@ -45,7 +45,7 @@ def test_overrides_change_the_cell_and_its_id() -> None:
     ("changes", "words"),
     [
         ({"mixer": ["glaa"]}, "did you mean gla"),
-        ({"pattern": ["SLL"]}, "does not tile 4 layers"),
+        ({"pattern": ["SLL"]}, "does not tile 8 layers"),
         ({"colour": ["red"]}, "cannot change 'colour'"),
     ],
 )

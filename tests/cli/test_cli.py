@@ -8,8 +8,8 @@ import pytest
 
 COMMANDS = {
     ("ablate",): {
-        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--steps", "--learning-rate", "--questions", "--pages",
-        "--jobs", "--device", "--runs",
+        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--steps", "--learning-rate", "--questions",
+        "--pages", "--jobs", "--device", "--runs",
     },
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
@@ -58,7 +58,7 @@ def test_version() -> None:
 MISTAKES = [
     (("ablate", "--mixer", "glaa"), "did you mean gla?"),
     (("ablate", "--swa-ratio", "2/3"), "nearest is"),
-    (("ablate", "--swa-ratio", "1/3"), "does not tile 4 layers"),
+    (("ablate", "--swa-ratio", "1/3"), "does not tile 8 layers"),
     (("ablate", "--scale", "smal"), "did you mean small?"),
     (("ablate", "--swa-ratio", "1/4", "--pattern", "SL"), "not both"),
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),

@@ -220,7 +220,7 @@ def test_batches_hold_every_message_once_by_length() -> None:
     messages = [[picture, {"type": "text", "value": "row " * (number % 3)}] for number in range(10)]
     found = list(batches(load_processor(), messages, 4))
     assert [len(batch) for batch in found] == [4, 4, 2]
-    assert sorted(sum(found, [])) == list(range(10))
+    assert sorted(position for batch in found for position in batch) == list(range(10))
     assert [position % 3 for batch in found for position in batch] == [0] * 4 + [1] * 3 + [2] * 3
 
 

@@ -1,4 +1,4 @@
-"""The loop: it learns, it resumes bit for bit, it records a divergence, and its checkpoint refuses what does not fit."""
+"""The loop learns, resumes bit for bit, records a divergence; its checkpoint refuses what does not fit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def arguments(**changes: Any) -> TrainArguments:
     return TrainArguments(**{"steps": 60, "batch_size": 4, "learning_rate": 0.02, "log_every": 10} | changes)
 
 
-class StopHere(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -67,10 +67,10 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_curve(tmp_path: Path)
 
                 def stopping(step: int, stop: int = stop) -> Batch:
                     if step == stop:
-                        raise StopHere
+                        raise StoppedError
                     return batch_at(step)
 
-                with pytest.raises(StopHere):
+                with pytest.raises(StoppedError):
                     train(TinyLanguageModel(), stopping, arguments(checkpoint_every_seconds=1e-9), folder, "data")
             model = TinyLanguageModel()
             train(model, batch_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")

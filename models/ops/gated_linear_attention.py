@@ -1,0 +1,62 @@
+"""Gated linear attention: every key channel of the memory decays at a rate of its own.
+
+    S_t = diag(exp(log_decay_t)) · S_{t-1} + k_t ⊗ v_t
+    o_t = S_tᵀ q_t
+
+Source: Yang, Wang, Shen, Panda, Kim, "Gated Linear Attention Transformers with Hardware-Efficient Training",
+arXiv 2312.06635, eq. 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .chunks import carry, chunk_size, decayed_scores, join, split
+from .recurrence import Recurrence, start_state, wide_dtype
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Step by step; ``log_decay`` ``[B, T, H, K]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
+    wide = wide_dtype(v)
+    S = start_state(k, v, state)
+    outputs = []
+    for t in range(v.shape[1]):
+        q_t, k_t, v_t = (x[:, t].to(wide) for x in (q, k, v))
+        S = S * log_decay[:, t].to(wide).exp().unsqueeze(-1) + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
+    return torch.stack(outputs, dim=1).to(v.dtype), S
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """In chunks; ``log_decay`` ``[B, T, H, K]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
+    T, dtype = v.shape[1], v.dtype
+    size = chunk_size(T, k.shape[-1])
+    start = start_state(k, v, state)
+    q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
+    total = log_decay.cumsum(dim=-2)
+    last = total[..., -1:, :]
+    before, end = carry(last.exp().mT, (k * (last - total).exp()).mT @ v, start)
+    o = (q * total.exp()) @ before + decayed_scores(q, k, total) @ v
+    return join(o, T).to(dtype), end
+
+
+def kernel(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Through flash-linear-attention."""
+    from fla.ops.gla import chunk_gla, fused_recurrent_gla
+
+    function, gate = (fused_recurrent_gla, "gk") if v.shape[1] == 1 else (chunk_gla, "g")
+    o, S = function(
+        q=q, k=k, v=v, **{gate: log_decay}, scale=1.0, initial_state=state, output_final_state=True
+    )  # fmt: skip
+    return o, S
+
+
+def _random_gates(k: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    return (F.logsigmoid(torch.randn(k.shape, generator=generator, dtype=k.dtype) + 1) / 4,)
+
+
+GATED_LINEAR_ATTENTION = Recurrence("gated_linear_attention", reference, chunked, kernel, _random_gates)

@@ -1,0 +1,49 @@
+"""Linear attention: an associative memory that only adds.
+
+    S_t = S_{t-1} + k_t ⊗ v_t
+    o_t = S_tᵀ q_t
+
+Source: Katharopoulos, Vyas, Pappas, Fleuret, "Transformers are RNNs", arXiv 2006.16236, eq. 18–20, without the
+normaliser (a column of ones in v gives it).
+"""
+
+import torch
+from torch import Tensor
+
+from .chunks import causal, chunk_size, join, split
+from .recurrence import Recurrence, start_state, wide_dtype
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Step by step; shapes as in `Recurrence.__call__`."""
+    wide = wide_dtype(v)
+    S = start_state(k, v, state)
+    outputs = []
+    for t in range(v.shape[1]):
+        q_t, k_t, v_t = (x[:, t].to(wide) for x in (q, k, v))
+        S = S + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
+    return torch.stack(outputs, dim=1).to(v.dtype), S
+
+
+def chunked(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """In chunks; shapes as in `Recurrence.__call__`."""
+    T, dtype = v.shape[1], v.dtype
+    size = chunk_size(T, k.shape[-1])
+    start = start_state(k, v, state)
+    q, k, v = (split(x, size, start.dtype) for x in (q, k, v))
+    added = torch.cat([start.unsqueeze(2), k.mT @ v], dim=2).cumsum(dim=2)
+    inside = (q @ k.mT).masked_fill(~causal(size, q.device), 0) @ v
+    return join(q @ added[:, :, :-1] + inside, T).to(dtype), added[:, :, -1]
+
+
+def kernel(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Through flash-linear-attention."""
+    from fla.ops.linear_attn import chunk_linear_attn, fused_recurrent_linear_attn
+
+    function = fused_recurrent_linear_attn if v.shape[1] == 1 else chunk_linear_attn
+    o, S = function(q, k, v, scale=1.0, initial_state=state, output_final_state=True, normalize=False)
+    return o, S
+
+
+LINEAR_ATTENTION = Recurrence("linear_attention", reference, chunked, kernel, random_gates=lambda k, generator: ())

@@ -1,0 +1,30 @@
+"""Short causal convolution over time, one filter a channel, with the last inputs as its state.
+
+y_t = silu(Σ_i w_i · x_{t-W+1+i}),  i = 0 … W−1
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def short_convolution(x: Tensor, weight: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Convolve every channel with its own filter and apply SiLU.
+
+    Args:
+        x: ``[B, T, C]``.
+        weight: ``[C, 1, W]``, the newest token's weight last.
+        state: ``[B, C, W - 1]``, the inputs before x, oldest first; zeros if None.
+
+    Returns:
+        ``[B, T, C]``, and the new state ``[B, C, W - 1]`` in x's dtype.
+    """
+    B, T, C = x.shape
+    W = weight.shape[-1]
+    past = x.new_zeros(B, W - 1, C) if state is None else state.to(x.dtype).mT
+    padded = torch.cat([past, x], dim=1)
+    # W products of whole sequences: for W of 4 faster than a grouped convolution on a CPU, and fused when compiled.
+    y = padded[:, :T] * weight[:, 0, 0]
+    for i in range(1, W):
+        y = torch.addcmul(y, padded[:, i : i + T], weight[:, 0, i])
+    return F.silu(y), padded[:, T:].mT

@@ -1,0 +1,62 @@
+"""State-space duality: the whole memory of a head decays at one rate.
+
+    S_t = exp(log_decay_t) · S_{t-1} + k_t ⊗ v_t
+    o_t = S_tᵀ q_t
+
+With q = C, k = B, v = Δ·x and log_decay = Δ·A it is Mamba-2's recurrence; with a constant decay it is RetNet's.
+
+Source: Dao, Gu, "Transformers are SSMs", arXiv 2405.21060, section 6.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .chunks import carry, chunk_size, join, pair_decay, split
+from .recurrence import Recurrence, start_state, wide_dtype
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Step by step; ``log_decay`` ``[B, T, H]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
+    wide = wide_dtype(v)
+    S = start_state(k, v, state)
+    outputs = []
+    for t in range(v.shape[1]):
+        q_t, k_t, v_t = (x[:, t].to(wide) for x in (q, k, v))
+        S = S * log_decay[:, t].to(wide).exp()[..., None, None] + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
+    return torch.stack(outputs, dim=1).to(v.dtype), S
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """In chunks; ``log_decay`` ``[B, T, H]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
+    T, dtype = v.shape[1], v.dtype
+    size = chunk_size(T, k.shape[-1])
+    start = start_state(k, v, state)
+    q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
+    total = log_decay.cumsum(dim=-1)
+    last = total[..., -1:]
+    kept = (last - total).exp().unsqueeze(-1)
+    before, end = carry(last.exp().unsqueeze(-1), (k * kept).mT @ v, start)
+    o = (q * total.exp().unsqueeze(-1)) @ before + ((q @ k.mT) * pair_decay(total)) @ v
+    return join(o, T).to(dtype), end
+
+
+def kernel(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Through flash-linear-attention."""
+    from fla.ops.simple_gla import chunk_simple_gla, fused_recurrent_simple_gla
+
+    function = fused_recurrent_simple_gla if v.shape[1] == 1 else chunk_simple_gla
+    o, S = function(q=q, k=k, v=v, g=log_decay, scale=1.0, initial_state=state, output_final_state=True)
+    return o, S
+
+
+def _random_gates(k: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    return (F.logsigmoid(torch.randn(k.shape[:-1], generator=generator, dtype=k.dtype) + 2),)
+
+
+STATE_SPACE_DUAL = Recurrence("state_space_dual", reference, chunked, kernel, _random_gates)

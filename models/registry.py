@@ -1,0 +1,67 @@
+"""The token mixers by name. A new one is a file in `mixers` and a line here.
+
+Third parties add theirs through the entry-point group ``infinitevl_bench.mixers`` (name → "module:Class").
+"""
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from ..errors import UserError, unknown_name
+from .mixers.base import TokenMixer
+
+MIXERS: dict[str, str] = {
+    "gated_deltanet": "mixers.gated_deltanet:GatedDeltaNet",
+    "mamba2": "mixers.mamba2:Mamba2",
+    "gla": "mixers.gla:GatedLinearAttention",
+    "linear_attention": "mixers.linear_attention:LinearAttention",
+}
+"""Name → "module of this package:class"; imported when it is asked for."""
+
+ALIASES: dict[str, str] = {"mamba": "mamba2", "gdn": "gated_deltanet"}
+
+ENTRY_POINTS = "infinitevl_bench.mixers"
+
+
+def mixer_names() -> list[str]:
+    """All mixers, ours in their order and then those of third parties."""
+    return [*MIXERS, *sorted(_third_party())]
+
+
+def canonical_name(name: str) -> str:
+    """The one name of a mixer, given that or an alias.
+
+    Raises:
+        UserError: for an unknown name, with the nearest ones.
+    """
+    found = ALIASES.get(name.lower(), name.lower())
+    if found not in mixer_names():
+        raise unknown_name("mixer", name, [*mixer_names(), *ALIASES])
+    return found
+
+
+@cache
+def get_mixer(name: str) -> type[TokenMixer]:
+    """The class of a mixer.
+
+    Raises:
+        UserError: for an unknown name, with the nearest ones, or an entry point that gives no mixer.
+    """
+    name = canonical_name(name)
+    if name in MIXERS:
+        module, attribute = MIXERS[name].split(":")
+        found = getattr(import_module(f".{module}", __package__), attribute)
+    else:
+        found = _third_party()[name].load()
+    if not (isinstance(found, type) and issubclass(found, TokenMixer)):
+        raise UserError(f"mixer {name!r} is {found!r}, not a subclass of TokenMixer; mend or uninstall its package")
+    return found
+
+
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    taken = sorted(found.keys() & (MIXERS.keys() | ALIASES.keys()))
+    if taken:
+        raise UserError(f"an installed package names a mixer {taken[0]!r}, which exists; rename it in that package")
+    return found

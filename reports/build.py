@@ -1,0 +1,154 @@
+"""Builds the report: every artifact as Markdown, LaTeX, CSV and figures, the verdicts, and one page of it all.
+
+The files are a pure function of the records: the same records give the same bytes, so that `--check` can tell whether
+what stands in a folder is what the records say.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import UserError, unknown_name
+from ..records import Record, atomic_write, measured_records
+from .artifacts import ARTIFACTS, Artifact, artifact_names, make_artifact
+from .claims import Verdict, judge_all
+from .estimates import run_ids
+from .figures import render
+from .provenance import provenance_of
+from .published import published_records
+from .tables import to_csv, to_latex, to_markdown
+from .verdicts import counted, verdicts_markdown
+
+# Format → suffix of its files.
+FORMATS = {"md": ".md", "latex": ".tex", "csv": ".csv", "html": ".html", "png": ".png", "svg": ".svg"}
+PAGE = "index.html"
+CLAIMS = "claims.md"
+
+
+def report_command(
+    runs: Path, out: Path, artifacts: list[str] | None, formats: list[str] | None, check: bool = False
+) -> str:
+    """Write the report, or check that it stands as the records say.
+
+    The page always shows the whole report; ``artifacts`` limits the other files.
+
+    Args:
+        runs: folder of all runs; need not be there.
+        out: folder of the report; made if needed.
+        artifacts: names of `ARTIFACTS`; all without them.
+        formats: names of `FORMATS`; all without them.
+        check: write nothing, compare.
+
+    Returns:
+        A summary to print; its last line is the absolute path of the page (of the folder, without the page).
+
+    Raises:
+        UserError: exit code 2 for an unknown artifact or format; 1 for records that cannot be read, for a folder that
+            cannot be written to, and for a check that finds differences, naming the files.
+    """
+    names = _chosen("artifact", artifacts, ARTIFACTS)
+    kinds = _chosen("format", formats, FORMATS)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder with --out", 1)
+    measured = measured_records(runs)
+    records = [*published_records(), *measured]
+    verdicts = judge_all(records)
+    content = report_files(records, verdicts, runs, names, kinds)
+    stale = [file for file in _possible_files(names, kinds) if file not in content and (out / file).exists()]
+    place = (out / (PAGE if "html" in kinds else "")).resolve()
+    if check:
+        different = [file for file, data in content.items() if _read(out / file) != data] + stale
+        if different:
+            raise UserError(
+                f"{len(different)} of the report's files in {out} differ from the records: "
+                f"{', '.join(sorted(different))}; write them anew with `infinitevl-bench report --out {out}`",
+                1,
+            )
+        return f"{len(content)} files agree with the records\n{place}"
+    for file, data in content.items():
+        atomic_write(out / file, data)
+    for file in stale:
+        (out / file).unlink(missing_ok=True)
+    return "\n".join(
+        [
+            f"{_number(len(measured), 'measured record')} of {_number(len(run_ids(measured)), 'run')}, beside "
+            f"{len(published_records())} published",
+            f"claims: {counted(verdicts)}",
+            f"{_number(len(content), 'file')} in {out}",
+            str(place),
+        ]
+    )
+
+
+def report_files(
+    records: Sequence[Record],
+    verdicts: Sequence[Verdict],
+    runs: Path | None,
+    names: Collection[str],
+    kinds: Collection[str],
+) -> dict[str, bytes]:
+    """The report's files by name.
+
+    Args:
+        records: published and measured.
+        verdicts: of all claims.
+        runs: folder of runs, for their provenance only.
+        names: artifacts that get files of their own.
+        kinds: formats, of `FORMATS`.
+
+    Raises:
+        UserError: for records that contradict each other, or provenance that cannot be read.
+    """
+    wanted = artifact_names() if "html" in kinds else [name for name in artifact_names() if name in names]
+    made = {name: make_artifact(name, records) for name in wanted}
+    content: dict[str, bytes] = {}
+    for name, artifact in made.items():
+        if name in names:
+            content.update(_artifact_files(artifact, kinds))
+    if "md" in kinds:
+        content[CLAIMS] = verdicts_markdown(verdicts).encode()
+    if "html" in kinds:
+        from .page import page
+
+        measured = [record for record in records if record.source == "measured"]
+        content[PAGE] = page(list(made.values()), verdicts, records, provenance_of(runs, measured)).encode()
+    return content
+
+
+def _artifact_files(artifact: Artifact, kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    missing = [one.line for one in artifact.missing]
+    texts: dict[str, Callable[[], str]] = {
+        "md": lambda: to_markdown(artifact.title, artifact.caption, artifact.tables, missing),
+        "latex": lambda: to_latex(artifact.name, artifact.title, artifact.caption, artifact.tables),
+        "csv": lambda: to_csv(artifact.tables),
+    }
+    for kind, text in texts.items():
+        if kind in kinds:
+            yield artifact.name + FORMATS[kind], text().encode()
+    for kind in ("png", "svg"):
+        if kind in kinds and artifact.figure is not None:
+            yield artifact.name + FORMATS[kind], render(artifact.figure, kind)
+
+
+def _possible_files(names: Iterable[str], kinds: Collection[str]) -> list[str]:
+    """The files that such a report may hold; a figure is there only where there is something to draw."""
+    return [name + suffix for name in names for kind, suffix in FORMATS.items() if kind in kinds and kind != "html"]
+
+
+def _chosen(kind: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    for name in names or ():
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return [name for name in known if not names or name in names]
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", 1) from error
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

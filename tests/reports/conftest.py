@@ -1,0 +1,120 @@
+"""Made-up measurements, shaped like those that runs write."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from infinitevl_bench.records import Record
+
+BENCHMARKS = ("DocVQA", "TextVQA", "OCRBench")
+
+
+def cells(
+    scores: Mapping[tuple[str, str], Sequence[float]],
+    *,
+    scale: str = "small",
+    split: str = "synthetic",
+    steps: int = 100,
+    benchmarks: Sequence[str] = BENCHMARKS,
+    shifts: Mapping[str, float] | None = None,
+    blind: float | None = 10.0,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Record]:
+    """Trained cells: for each mixer and pattern one score a seed, moved by ``shifts`` on single benchmarks."""
+    notes: dict[str, Any] = {"recipe": "scratch", "status": "ok", "learning_rate": 0.001, "level": 1}
+    records = []
+    for (mixer, pattern), by_seed in scores.items():
+        for seed, value in enumerate(by_seed):
+            for benchmark in benchmarks:
+                score = value + (shifts or {}).get(benchmark, 0.0)
+                shared: dict[str, Any] = {
+                    "artifact": "ablation", "unit": "%", "model": scale, "source": "measured", "mixer": mixer,
+                    "pattern": pattern, "benchmark": benchmark, "split": split, "seed": seed, "scale": scale,
+                    "steps": steps, "n": 200, "device": "a processor", "parameters": 1000, "state_elements": 64,
+                    "run_id": f"ablate-{scale}-{mixer}-{pattern}-{steps}-{seed}",
+                    "extra": notes | dict(extra or {}),
+                }  # fmt: skip
+                records.append(Record(**shared, metric="score", value=score, ci_low=score - 3, ci_high=score + 3))
+                if blind is not None:
+                    records.append(Record(**shared, metric="blind", value=blind))
+    return records
+
+
+def losses(mixer: str = "gla", seeds: int = 2, **changes: Any) -> list[Record]:
+    """The logged training losses of an arm."""
+    fields: dict[str, Any] = {
+        "artifact": "ablation", "metric": "loss", "unit": "nats", "model": "tiny", "source": "measured",
+        "mixer": mixer, "pattern": "SLLL", "scale": "tiny", "device": "a processor",
+    } | changes  # fmt: skip
+    return [
+        Record(**fields, value=4.0 / number + 0.1 * seed, steps=10 * number, seed=seed, run_id=f"{mixer}-{seed}")
+        for seed in range(seeds)
+        for number in range(1, 5)
+    ]
+
+
+def evaluated(model: str, benchmark: str, value: float, *, dataset: str | None = None, **changes: Any) -> Record:
+    """A score of an evaluated model; of official data unless said otherwise."""
+    extra = {"dataset": dataset or benchmark} | changes.pop("extra", {})
+    fields: dict[str, Any] = {
+        "artifact": "table2", "metric": "score", "unit": "%", "split": "official", "n": 500, "source": "measured",
+        "device": "a card", "run_id": f"eval-{model}-{benchmark}", "ci_low": value - 1, "ci_high": value + 1,
+    } | changes  # fmt: skip
+    return Record(model=model, benchmark=benchmark, value=value, extra=extra, **fields)
+
+
+def framed(scores: Mapping[tuple[str, int], Sequence[float]], **changes: Any) -> list[Record]:
+    """Scores by training stage and number of frames, one a seed."""
+    fields: dict[str, Any] = {
+        "artifact": "fig_frames", "metric": "score", "unit": "%", "model": "small", "scale": "small",
+        "benchmark": "Video-MME", "split": "synthetic", "source": "measured", "n": 200, "device": "a card",
+    } | changes  # fmt: skip
+    return [
+        Record(**fields, value=value, frames=frames, seed=seed, run_id=f"{stage}-{seed}", extra={"stage": stage})
+        for (stage, frames), by_seed in scores.items()
+        for seed, value in enumerate(by_seed)
+    ]
+
+
+def curve(
+    model: str, metric: str, unit: str, axis: str, points: Mapping[int, float], protocol: str | None = "matched",
+    **changes: Any,
+) -> list[Record]:  # fmt: skip
+    """A line of an efficiency figure."""
+    fields: dict[str, Any] = {
+        "artifact": "fig4_latency", "source": "measured", "device": "NVIDIA H100", "run_id": "profile-1", "n": 50,
+        "extra": {} if protocol is None else {"protocol": protocol},
+    } | changes  # fmt: skip
+    return [
+        Record(model=model, metric=metric, unit=unit, value=value, **{axis: position}, **fields)
+        for position, value in points.items()
+    ]
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    return SimpleNamespace(cells=cells, losses=losses, evaluated=evaluated, framed=framed, curve=curve)
+
+
+@pytest.fixture
+def mixed(make: SimpleNamespace) -> list[Record]:
+    """Everything at once: two scales, two mixers, several seeds, both splits, all kinds of figures."""
+    two = {("gated_deltanet", "SLLL"): [50.0, 52.0, 55.0], ("gla", "SLLL"): [40.0, 41.0, 45.0]}
+    ratios = {("gated_deltanet", pattern): [30.0, 31.0] for pattern in ("L", "SL")}
+    return [
+        *make.cells(two, scale="tiny"),
+        *make.cells(two | ratios, scale="small", steps=2000),
+        *make.cells(two, scale="small", split="official"),
+        *make.losses(),
+        *make.losses("gated_deltanet"),
+        make.evaluated("mine", "DocVQA", 30.0, dataset="DocVQA_VAL"),
+        make.evaluated("mine", "ChartQA", 31.0, dataset="ChartQA_TEST"),
+        make.evaluated("mine", "MME", 1500.0, unit="points", artifact="table1"),
+        make.evaluated("mine", "ChartQA", 99.0, dataset="ChartQA_TEST_SYNTH", split="synthetic", run_id="eval-s"),
+        *make.framed({(stage, frames): [50.0, 51.0] for stage in ("long", "short") for frames in (32, 1024)}),
+        *make.curve("infinitevl-4b", "latency_ms", "ms", "context", {1024: 4.0, 65536: 4.1}),
+        *make.curve("qwen2.5-vl-3b", "latency_ms", "ms", "context", {1024: 6.0, 65536: 14.0}, "as-published"),
+        *make.curve("infinitevl-4b", "streaming_fps", "frames/s", "frames", {5: 60.0, 800: 59.0}),
+        *make.curve("infinitevl-4b", "cache_elements", "elements", "context", {32768: 51_904_512.0}, artifact="fig1"),
+    ]

@@ -1,0 +1,190 @@
+"""Every artifact, from nothing, from a little, and from records that must not be mixed."""
+
+from types import SimpleNamespace
+
+import pytest
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.records import Record
+from infinitevl_bench.reports.artifacts import ARTIFACTS, Artifact, artifact_names, artifact_title, make_artifact
+from infinitevl_bench.reports.figures import DARK, LIGHT, render, spread
+from infinitevl_bench.reports.published import published_records
+from infinitevl_bench.reports.tables import NOTHING, Row, Table
+
+
+def made(name: str, measured: list[Record]) -> Artifact:
+    return make_artifact(name, [*published_records(), *measured])
+
+
+def rows_of(artifact: Artifact, kind: str) -> list[Row]:
+    return [row for table in artifact.tables for row in table.rows if row.kind == kind]
+
+
+def table_titled(artifact: Artifact, words: str) -> Table:
+    return next(table for table in artifact.tables if words in table.title)
+
+
+def shown(row: Row) -> list[str]:
+    return [cell.text for cell in row.cells]
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_without_measurements_only_the_published_side_stands(name: str) -> None:
+    artifact = made(name, [])
+    assert artifact.name == name
+    assert artifact.title == artifact_title(name)
+    assert artifact.label
+    assert artifact.caption
+    assert artifact.missing
+    assert artifact.runs == ()
+    assert {row.kind for table in artifact.tables for row in table.rows} <= {"published"}
+    if artifact.figure is not None:
+        assert render(artifact.figure, "svg").startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_with_measurements_every_row_says_who_says_so(name: str, mixed: list[Record]) -> None:
+    artifact = made(name, mixed)
+    assert rows_of(artifact, "measured")
+    assert set(artifact.runs) <= {record.run_id for record in mixed}
+    assert artifact.runs
+    for row in rows_of(artifact, "measured"):
+        assert row.runs
+    for row in rows_of(artifact, "published"):
+        assert row.runs == ()
+    if artifact.figure is not None:
+        pictures = {theme.name: render(artifact.figure, "svg", theme) for theme in (LIGHT, DARK)}
+        assert pictures["light"] != pictures["dark"]
+        assert pictures["light"] == render(artifact.figure, "svg", LIGHT)
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_the_order_of_records_does_not_matter(name: str, mixed: list[Record]) -> None:
+    forward, backward = made(name, mixed), made(name, mixed[::-1])
+    assert forward.tables == backward.tables
+    assert forward.caption == backward.caption
+    assert forward.runs == backward.runs
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_synthetic_scores_never_stand_in_an_official_column(name: str, mixed: list[Record]) -> None:
+    official = [record for record in mixed if record.split != "synthetic"]
+    artifact, without = made(name, mixed), made(name, official)
+    for table in without.tables:
+        if "official" in table.title.lower() and "synthetic" not in table.title.lower():
+            assert table in artifact.tables, table.title
+    for table in artifact.tables:
+        for row in table.rows:
+            if ("split", "synthetic") in row.facets:
+                told = " ".join([table.title, *(column.title for column in table.columns), *shown(row)])
+                assert "synthetic" in told
+
+
+def test_scales_splits_and_steps_stand_in_blocks_of_their_own(mixed: list[Record]) -> None:
+    titles = [table.title for table in made("table3", mixed).tables]
+    assert titles == [
+        "Scale small, official data, recipe scratch, 100 steps",
+        "Scale small, synthetic data, recipe scratch, 2,000 steps",
+        "Scale tiny, synthetic data, recipe scratch, 100 steps",
+    ]
+
+
+def test_mixer_table_marks_the_best_and_what_is_not_above_the_baselines(make: SimpleNamespace) -> None:
+    artifact = made("table3", make.cells({("gla", "SLLL"): [12.0, 12.5], ("gated_deltanet", "SLLL"): [60.0, 61.0]}))
+    gla, delta, blind = artifact.tables[0].rows
+    assert shown(gla)[0] == "GLA"
+    assert gla.cells[1].mark == "†"
+    assert not gla.cells[1].strong
+    assert delta.cells[1].strong
+    assert not delta.cells[1].mark
+    assert blind.kind == "baseline"
+    assert [one.command for one in artifact.missing] == [
+        "infinitevl-bench ablate --mixer linear_attention --swa-ratio 1/4",
+        "infinitevl-bench ablate --mixer mamba2 --swa-ratio 1/4",
+    ]
+
+
+def test_ratio_table_reads_ratios_off_patterns(make: SimpleNamespace) -> None:
+    cells = make.cells({("gated_deltanet", pattern): [50.0, 51.0] for pattern in ("L", "SLLLLLLL", "SLLL", "SL")})
+    artifact = made("table4", cells)
+    assert [row.cells[0].text for row in rows_of(artifact, "measured")] == ["0", "1/8", "1/4", "1/2"]
+    assert artifact.missing == ()
+    assert made("table4", cells[:6]).figure is None
+
+
+def test_an_official_score_needs_the_very_data_set(make: SimpleNamespace) -> None:
+    artifact = made(
+        "table2",
+        [
+            make.evaluated("mine", "DocVQA", 61.0, dataset="DocVQA_VAL"),
+            make.evaluated("mine", "ChartQA", 62.0, dataset="ChartQA_TEST"),
+        ],
+    )
+    first = table_titled(artifact, "same official data")
+    headings = [column.title for column in first.columns]
+    row = next(row for row in first.rows if row.kind == "measured")
+    assert shown(row)[headings.index("ChartQA_TEST")] == "62.0"
+    assert shown(row)[headings.index("DocVQA_TEST")] == NOTHING
+    assert shown(row)[headings.index("Average")] == NOTHING
+    assert shown(table_titled(artifact, "other official splits").rows[0])[1] == "61.0"
+    commands = {one.what: one.command for one in artifact.missing}
+    assert commands["Measured on official data: OCRBench"] == (
+        "infinitevl-bench eval OCRBench --data official --model PATH"
+    )
+    assert next(command for what, command in commands.items() if what.startswith("DocVQA_TEST")) is None
+
+
+def test_levels_of_synthetic_pages_are_columns_of_their_own_beside_their_baselines(make: SimpleNamespace) -> None:
+    records = []
+    for level, value in ((1, 80.0), (2, 40.0)):
+        made_of = {"split": "synthetic", "seed": 0, "extra": {"level": level}, "run_id": f"eval-{level}"}
+        records.append(make.evaluated("mine", "DocVQA", value, dataset="DocVQA_VAL_SYNTH", **made_of))
+        records.append(make.evaluated("mine", "DocVQA", 5.0, dataset="DocVQA_VAL_SYNTH", metric="blind", **made_of))
+    table = table_titled(made("table2", records), "synthetic")
+    assert [column.title for column in table.columns[1:3]] == [
+        "DocVQA_VAL_SYNTH (synthetic, level 1)",
+        "DocVQA_VAL_SYNTH (synthetic, level 2)",
+    ]
+    assert shown(table.rows[0])[1:3] == ["80.0", "40.0"]
+    assert [row.kind for row in table.rows] == ["measured", "baseline"]
+
+
+def test_random_weights_are_called_so(make: SimpleNamespace) -> None:
+    record = make.evaluated("infinitevl-4b", "ChartQA", 0.1, dataset="ChartQA_TEST", extra={"weights": "random"})
+    assert "random weights" in rows_of(made("table2", [record]), "measured")[0].cells[0].text
+
+
+def test_other_mixers_of_the_full_size_are_lines_of_their_own(make: SimpleNamespace) -> None:
+    published_kind = make.curve("infinitevl-4b", "latency_ms", "ms", "context", {1024: 4.0}, mixer="gated_deltanet")
+    other = make.curve("infinitevl-4b", "latency_ms", "ms", "context", {1024: 9.0}, mixer="gla", pattern="SLLL")
+    headings = [column.title for column in made("fig4_latency", published_kind + other).tables[0].columns]
+    assert sum("infinitevl-4b gla SLLL" in heading for heading in headings) == 1
+    assert sum("infinitevl-4b (" in heading for heading in headings) == 1
+
+
+@pytest.mark.parametrize("name", ["table3", "fig4_latency", "fig_frames", "learning_curves"])
+def test_any_name_can_be_drawn(name: str, make: SimpleNamespace) -> None:
+    nasty = r"$\frac{<script>&"
+    records = [
+        *make.cells({(nasty, "SLLL"): [50.0, 51.0]}),
+        *make.curve(nasty, "latency_ms", "ms", "context", {1024: 4.0, 2048: 5.0}),
+        *make.framed({("long", 32): [50.0], ("long", 1024): [51.0]}, model=nasty),
+        *make.losses(nasty),
+    ]
+    figure = made(name, records).figure
+    assert figure is not None
+    assert b"<script" not in render(figure, "svg")
+
+
+def test_labels_keep_apart_and_above_the_floor() -> None:
+    places = spread([1.0, 1.1, 5.0], 1.0, floor=0.8)
+    assert places[0] >= 0.8
+    assert places[1] - places[0] >= 1.0 - 1e-6
+    assert places[2] == 5.0
+    assert spread([], 1.0) == []
+
+
+def test_an_unknown_artifact_has_near_names() -> None:
+    with pytest.raises(UserError, match="did you mean table3") as error:
+        make_artifact("table33", [])
+    assert error.value.exit_code == 2
+    assert artifact_names()[0] == "table3"
