@@ -139,7 +139,8 @@ def _curve(folder: RunFolder, shared: dict[str, Any]) -> list[Record]:
     every = -(-len(rows) // CURVE_POINTS)
     kept = [row for number, row in enumerate(rows, start=1) if number % every == 0 or number == len(rows)]
     return [
-        Record(**shared | {"metric": "loss", "value": row["loss"], "unit": "nats", "steps": row["step"]}) for row in kept
+        Record(**shared | {"metric": "loss", "value": row["loss"], "unit": "nats", "steps": row["step"]})
+        for row in kept
     ]
 
 

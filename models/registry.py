@@ -34,10 +34,10 @@ def canonical_name(name: str) -> str:
     Raises:
         UserError: for an unknown name, with the nearest ones.
     """
-    found = ALIASES.get(name.lower(), name.lower())
-    if found not in mixer_names():
+    known = {known.lower(): known for known in mixer_names()} | ALIASES
+    if name.lower() not in known:
         raise unknown_name("mixer", name, [*mixer_names(), *ALIASES])
-    return found
+    return known[name.lower()]
 
 
 @cache
@@ -52,9 +52,12 @@ def get_mixer(name: str) -> type[TokenMixer]:
         module, attribute = MIXERS[name].split(":")
         found = getattr(import_module(f".{module}", __package__), attribute)
     else:
-        found = _third_party()[name].load()
+        try:
+            found = _third_party()[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"mixer {name!r} cannot be loaded ({error}); mend or uninstall its package", 1) from error
     if not (isinstance(found, type) and issubclass(found, TokenMixer)):
-        raise UserError(f"mixer {name!r} is {found!r}, not a subclass of TokenMixer; mend or uninstall its package")
+        raise UserError(f"mixer {name!r} is {found!r}, not a subclass of TokenMixer; mend or uninstall its package", 1)
     return found
 
 

@@ -62,6 +62,7 @@ class TokenMixer(nn.Module):
         "gate": True,  # output gate
     }
     norm_eps: ClassVar[float] = 1e-5
+    plain_variant: ClassVar[str] = ""
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class TokenMixer(nn.Module):
         """What tells this configuration of the mixer from the one that its name stands for; "" where nothing does."""
         chosen = cls.chosen_options(config)
         changed = {name: value for name, value in chosen.items() if name != "backend" and value != cls.options[name]}
-        return ", ".join(f"{name}={value}" for name, value in sorted(changed.items()))
+        return ", ".join(f"{name}={value}" for name, value in sorted(changed.items())) or cls.plain_variant
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -143,7 +144,7 @@ class TokenMixer(nn.Module):
             mask: ``[B, T, 1]``, 0 at padded tokens; None without padding.
             state: what was left by the tokens before; None at the start.
         """
-        streams, conv = self._streams(x, None if state is None else state.conv)
+        streams, conv = self._streams(x, mask, None if state is None else state.conv)
         q, k, v = (stream.unflatten(-1, (self.H, -1)) for stream in streams)
         q, k, written, gates = self.gates(x, q, k, v)
         if mask is not None:
@@ -184,7 +185,9 @@ class TokenMixer(nn.Module):
             raise TypeError(f"{type(self).__name__} was made without an output gate")
         return nn.functional.silu(self.g_proj(x)).unflatten(-1, (self.H, self.V))
 
-    def _streams(self, x: Tensor, conv: Tensor | None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    def _streams(
+        self, x: Tensor, mask: Tensor | None, conv: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
         """The q, k and v streams ``[B, T, H·K]``, ``[B, T, H·K]``, ``[B, T, H·V]``, and the convolutions' state."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if not self.conv_size:
@@ -192,7 +195,8 @@ class TokenMixer(nn.Module):
         widths = [stream.shape[-1] for stream in (q, k, v)]
         weight = torch.cat([self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight])
         # One pass over the three streams side by side, and one tensor of state.
-        mixed, conv = short_convolution(torch.cat([q, k, v], dim=-1), weight, conv)
+        mask = None if mask is None else mask.squeeze(-1)
+        mixed, conv = short_convolution(torch.cat([q, k, v], dim=-1), weight, conv, mask)
         q, k, v = mixed.split(widths, dim=-1)
         return (q, k, v), conv
 
@@ -224,11 +228,12 @@ class TokenMixer(nn.Module):
             UserError: if its heads do not fit.
         """
         q, k, v, o = (getattr(attention, f"{name}_proj").weight for name in "qkvo")
+        width = getattr(attention, "head_dim", self.K)
         groups, remainder = divmod(q.shape[0], k.shape[0])
         copies, rest = divmod(self.V, self.K)
-        if q.shape != self.q_proj.weight.shape or remainder or rest:
+        if q.shape != self.q_proj.weight.shape or width != self.K or remainder or rest:
             raise UserError(
-                f"attention with q {list(q.shape)} and k {list(k.shape)} does not fit a mixer with q "
+                f"attention with q {list(q.shape)}, k {list(k.shape)} and heads of {width} does not fit a mixer with q "
                 f"{list(self.q_proj.weight.shape)} and {self.H} heads of {self.K}; give both the same heads"
             )
 
@@ -241,6 +246,12 @@ class TokenMixer(nn.Module):
         self.v_proj.weight.copy_(repeated(v, copies))
         shared = o.unflatten(1, (self.H, self.K)).repeat(1, 1, copies) / copies
         self.o_proj.weight.copy_(shared.flatten(1))
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """l2-normalise the last dimension as fla's kernels and the published model do: x / sqrt(Σ x² + 1e-6)."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def decay_parameters(H: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.gated_delta_rule import GATED_DELTA_RULE
-from .base import TokenMixer, decay_parameters, reset_decay
+from .base import TokenMixer, decay_parameters, reset_decay, unit_length
 
 
 class GatedDeltaNet(TokenMixer):
@@ -32,8 +32,7 @@ class GatedDeltaNet(TokenMixer):
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Normalise q and k, scale q, and compute the log decay and write strength ``[B, T, H]``."""
-        q = F.normalize(q, dim=-1) * self.K**-0.5
-        k = F.normalize(k, dim=-1)
+        q, k = unit_length(q) * self.K**-0.5, unit_length(k)
         rate = F.softplus(self.a_proj(x).float() + self.dt_bias.float())
         return q, k, v, (-self.A_log.float().exp() * rate, self.b_proj(x).float().sigmoid())
 

@@ -23,6 +23,7 @@ class LinearAttention(TokenMixer):
 
     recurrence = LINEAR_ATTENTION
     options: ClassVar[dict[str, Any]] = TokenMixer.options | {"conv_size": 0, "norm": False, "gate": False}
+    plain_variant = "bare"
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -33,13 +34,6 @@ class LinearAttention(TokenMixer):
         """Elements of one layer's recurrent state, the normaliser's included."""
         _, H, K, V = cls.geometry(config)
         return H * K * (V if cls.chosen_options(config)["norm"] else V + 1)
-
-    @classmethod
-    def variant(cls, config: Any) -> str:
-        """``bare`` without convolution, norm and gate; else what is there."""
-        chosen = cls.chosen_options(config)
-        extras = [name for name in ("conv_size", "norm", "gate") if chosen[name]]
-        return " + ".join({"conv_size": "conv"}.get(name, name) for name in extras) or "bare"
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Map q and k to positive features; without a norm, give v a column of ones for the normaliser."""

@@ -26,7 +26,7 @@ def chunk_size(T: int, K: int) -> int:
 
 
 def split(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """``[B, T, H, ...]`` → ``[B, H, N, C, ...]`` with chunks of C = ``size`` tokens, padded with zeros at the end."""
+    """``[B, T, H, …]`` → ``[B, H, N, C, …]`` with chunks of C = ``size`` tokens, padded with zeros at the end."""
     T = x.shape[1]
     x = x.to(dtype).movedim(1, 2)
     padding = -T % size
@@ -38,6 +38,14 @@ def split(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 def join(x: Tensor, T: int) -> Tensor:
     """``[B, H, N, C, V]`` → ``[B, T, H, V]``: the inverse of `split`."""
     return x.flatten(2, 3)[:, :, :T].movedim(2, 1)
+
+
+def clamped(log_decay: Tensor) -> Tensor:
+    """Log decay of which no step exceeds the range of its type, where it is a factor of zero anyhow.
+
+    A sum that held one step of −10⁴ would keep three digits of the weak steps beside it.
+    """
+    return log_decay.clamp(min=-700.0 if log_decay.dtype == torch.float64 else -100.0)
 
 
 def causal(size: int, device: torch.device, *, strict: bool = False) -> Tensor:
@@ -103,7 +111,8 @@ def carry(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         The state before each chunk ``[B, H, N, K, V]``, and the one after the last ``[B, H, K, V]``.
     """
     before = []
-    for n in range(added.shape[2]):
+    # Unbound once: the gradient of a slice taken in a loop would be as large as all of them, once for each.
+    for decay_n, added_n in zip(decay.unbind(2), added.unbind(2), strict=True):
         before.append(state)
-        state = torch.addcmul(added[:, :, n], decay[:, :, n].expand_as(state), state)
+        state = torch.addcmul(added_n, decay_n.expand_as(state), state)
     return torch.stack(before, dim=2), state

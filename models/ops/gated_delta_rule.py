@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import causal, chunk_size, join, pair_decay, split
-from .recurrence import Recurrence, start_state, wide_dtype
+from .chunks import causal, chunk_size, clamped, join, pair_decay, split
+from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
 def reference(
@@ -27,9 +27,8 @@ def reference(
     wide = wide_dtype(v)
     S = start_state(k, v, state)
     outputs = []
-    for t in range(v.shape[1]):
-        q_t, k_t, v_t, beta_t = (x[:, t].to(wide) for x in (q, k, v, beta))
-        S = S * log_decay[:, t].to(wide).exp()[..., None, None]
+    for q_t, k_t, v_t, log_decay_t, beta_t in steps(wide, q, k, v, log_decay, beta):
+        S = S * log_decay_t.exp()[..., None, None]
         recalled = torch.einsum("bhkv,bhk->bhv", S, k_t)
         S = S + k_t.unsqueeze(-1) * (beta_t.unsqueeze(-1) * (v_t - recalled)).unsqueeze(-2)
         outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
@@ -44,7 +43,7 @@ def chunked(
     size = chunk_size(T, k.shape[-1])
     S = start_state(k, v, state)
     q, k, v, log_decay, beta = (split(x, size, S.dtype) for x in (q, k, v, log_decay, beta))
-    total = log_decay.cumsum(dim=-1)
+    total = clamped(log_decay).cumsum(dim=-1)
     between = pair_decay(total)
     beta = beta.unsqueeze(-1)
     # Row i: what token i recalls of the writes of the chunk's earlier tokens. Written values solve (1 + recall) w = b.
@@ -57,12 +56,16 @@ def chunked(
     last = total[..., -1:]
     keeping = (k * (last - total).exp().unsqueeze(-1)).mT
     decay = last.exp().unsqueeze(-1)
-    outputs = []
-    for n in range(q.shape[2]):
-        new = written[:, :, n] - erased[:, :, n] @ S
-        outputs.append(reading[:, :, n] @ S + inside[:, :, n] @ new)
-        S = decay[:, :, n] * S + keeping[:, :, n] @ new
-    return join(torch.stack(outputs, dim=2), T).to(dtype), S
+    before, values = [], []
+    # Only what needs the state goes from chunk to chunk; the outputs are then one product over all chunks.
+    for written_n, erased_n, decay_n, keeping_n in zip(
+        *(x.unbind(2) for x in (written, erased, decay, keeping)), strict=True
+    ):
+        before.append(S)
+        values.append(written_n - erased_n @ S)
+        S = decay_n * S + keeping_n @ values[-1]
+    o = reading @ torch.stack(before, dim=2) + inside @ torch.stack(values, dim=2)
+    return join(o, T).to(dtype), S
 
 
 def kernel(

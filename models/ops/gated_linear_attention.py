@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import carry, chunk_size, decayed_scores, join, split
-from .recurrence import Recurrence, start_state, wide_dtype
+from .chunks import carry, chunk_size, clamped, decayed_scores, join, split
+from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
 def reference(
@@ -22,9 +22,8 @@ def reference(
     wide = wide_dtype(v)
     S = start_state(k, v, state)
     outputs = []
-    for t in range(v.shape[1]):
-        q_t, k_t, v_t = (x[:, t].to(wide) for x in (q, k, v))
-        S = S * log_decay[:, t].to(wide).exp().unsqueeze(-1) + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
+    for q_t, k_t, v_t, log_decay_t in steps(wide, q, k, v, log_decay):
+        S = S * log_decay_t.exp().unsqueeze(-1) + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
         outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
     return torch.stack(outputs, dim=1).to(v.dtype), S
 
@@ -37,7 +36,7 @@ def chunked(
     size = chunk_size(T, k.shape[-1])
     start = start_state(k, v, state)
     q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
-    total = log_decay.cumsum(dim=-2)
+    total = clamped(log_decay).cumsum(dim=-2)
     last = total[..., -1:, :]
     before, end = carry(last.exp().mT, (k * (last - total).exp()).mT @ v, start)
     o = (q * total.exp()) @ before + decayed_scores(q, k, total) @ v

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .chunks import causal, chunk_size, join, split
-from .recurrence import Recurrence, start_state, wide_dtype
+from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -19,8 +19,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -
     wide = wide_dtype(v)
     S = start_state(k, v, state)
     outputs = []
-    for t in range(v.shape[1]):
-        q_t, k_t, v_t = (x[:, t].to(wide) for x in (q, k, v))
+    for q_t, k_t, v_t in steps(wide, q, k, v):
         S = S + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
         outputs.append(torch.einsum("bhkv,bhk->bhv", S, q_t))
     return torch.stack(outputs, dim=1).to(v.dtype), S
@@ -32,9 +31,11 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> 
     size = chunk_size(T, k.shape[-1])
     start = start_state(k, v, state)
     q, k, v = (split(x, size, start.dtype) for x in (q, k, v))
-    added = torch.cat([start.unsqueeze(2), k.mT @ v], dim=2).cumsum(dim=2)
+    before = [start]
+    for added in (k.mT @ v).unbind(2):
+        before.append(before[-1] + added)
     inside = (q @ k.mT).masked_fill(~causal(size, q.device), 0) @ v
-    return join(q @ added[:, :, :-1] + inside, T).to(dtype), added[:, :, -1]
+    return join(q @ torch.stack(before[:-1], dim=2) + inside, T).to(dtype), before[-1]
 
 
 def kernel(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

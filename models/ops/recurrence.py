@@ -9,7 +9,7 @@ reference; the backend chooses how it is computed:
     auto        fla where it is usable and known to be right, else torch
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,8 @@ class Recurrence:
         Raises:
             UserError: for an unknown backend, or one that is not usable here.
         """
+        if v.shape[1] == 0:
+            return torch.empty_like(v), start_state(k, v, state)
         with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *gates))
         form = self.form(self.resolve(backend, v, with_gradient))
         return form(q, k, v, *gates, state=state)
@@ -101,6 +103,11 @@ class Recurrence:
         v = torch.randn(B, T, H, V, generator=generator, dtype=dtype)
         k = torch.nn.functional.normalize(k, dim=-1) if self.unit_keys else k * K**-0.5
         return q * K**-0.5, k, v, *(gate.to(dtype) for gate in self.random_gates(k, generator))
+
+
+def steps(dtype: torch.dtype, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Streams ``[B, T, …]`` token by token, in a type; unbound at once, so that their gradients are made once."""
+    yield from zip(*(stream.to(dtype).unbind(1) for stream in streams), strict=True)
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

@@ -8,23 +8,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def short_convolution(x: Tensor, weight: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def short_convolution(
+    x: Tensor, weight: Tensor, state: Tensor | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Convolve every channel with its own filter and apply SiLU.
 
     Args:
         x: ``[B, T, C]``.
         weight: ``[C, 1, W]``, the newest token's weight last.
         state: ``[B, C, W - 1]``, the inputs before x, oldest first; zeros if None.
+        mask: ``[B, T]``, 0 at padded tokens, which the filters pass over wherever they stand; None without padding.
 
     Returns:
         ``[B, T, C]``, and the new state ``[B, C, W - 1]`` in x's dtype.
     """
     B, T, C = x.shape
     W = weight.shape[-1]
+    if mask is not None:
+        # Real tokens first, in their order: then they are each other's neighbours, and the padding is behind them.
+        order = mask.bool().logical_not().sort(dim=1, stable=True).indices.unsqueeze(-1)
+        x = x.take_along_dim(order, dim=1)
     past = x.new_zeros(B, W - 1, C) if state is None else state.to(x.dtype).mT
     padded = torch.cat([past, x], dim=1)
     # W products of whole sequences: for W of 4 faster than a grouped convolution on a CPU, and fused when compiled.
     y = padded[:, :T] * weight[:, 0, 0]
     for i in range(1, W):
         y = torch.addcmul(y, padded[:, i : i + T], weight[:, 0, i])
-    return F.silu(y), padded[:, T:].mT
+    if mask is None:
+        return F.silu(y), padded[:, T:].mT
+    # Row n of `padded` is the first of the W − 1 inputs that end with the n-th real token.
+    last = mask.bool().sum(dim=1, keepdim=True) + torch.arange(W - 1, device=x.device)
+    kept = padded.take_along_dim(last.unsqueeze(-1), dim=1)
+    return torch.empty_like(y).scatter(1, order.expand_as(y), F.silu(y)), kept.mT
