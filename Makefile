@@ -19,7 +19,7 @@ setup: .venv/.ready
 # The main job on the embedded default: train two mixers and score them through VLMEvalKit, then write the report.
 demo: setup
 	$(RUN) ablate --mixer gated_deltanet --mixer gla
-	$(RUN) eval DocVQA
+	$(RUN) eval DocVQA --model best
 	$(RUN) report
 
 test: setup

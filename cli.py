@@ -66,6 +66,9 @@ def ablate(
     ] = None,
     scale: Annotated[str, typer.Option(help="tiny (two CPU cores) or small (one GPU).")] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell: 0, 1, …")] = 1,
+    recipe: Annotated[
+        str | None, typer.Option(help="scratch, or inherit all but the mixers; the scale's own without.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-9, help="Peak learning rate instead of the scale's.")
@@ -92,7 +95,7 @@ def ablate(
         name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None
     }
     ablate_command(
-        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, overrides=overrides,
+        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipe=recipe, overrides=overrides,
         questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
     )  # fmt: skip
 
@@ -101,7 +104,8 @@ def ablate(
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="A benchmark by the paper's name or VLMEvalKit's, e.g. DocVQA.")],
     model: Annotated[
-        str | None, typer.Option(help="Folder, run, preset or hub id; without it the best finished run.")
+        str | None,
+        typer.Option(help="Folder, run, preset, hub id, or best: the best finished run; else the shipped model."),
     ] = None,
     data: Annotated[str, typer.Option(help="auto, official or synthetic.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions.")] = None,

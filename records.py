@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata, resources
 from pathlib import Path
@@ -122,14 +123,24 @@ class RunFolder:
             raise UserError(
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --runs", 1
             ) from error
-        if not (self.path / "spec.yaml").exists():
-            atomic_write(self.path / "spec.yaml", yaml.safe_dump(self.spec.model_dump(mode="json"), sort_keys=False))
+        try:
+            self._write_spec()
+        except UserError:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def _write_spec(self) -> None:
+        path = self.path / "spec.yaml"
+        content = yaml.safe_dump(self.spec.model_dump(mode="json"), sort_keys=False)
+        # The folder's name is the hash of the spec, so a file that says something else is damaged.
+        if not path.is_file() or path.read_bytes() != content.encode():
+            atomic_write(path, content)
 
     @property
     def finished(self) -> bool:
@@ -141,20 +152,37 @@ class RunFolder:
         atomic_write(self.path / "env.json", json.dumps(environment(device), indent=1))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append one line to a JSON-lines file of the folder and hand it to the operating system."""
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        """Append one line to a JSON-lines file of the folder and hand it to the operating system.
+
+        Raises:
+            UserError: if the disk is full or the file cannot be written to; what it holds stays.
+        """
+        path = self.path / name
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; free some space, then call the same command again", 1
+            ) from error
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Read a JSON-lines file of the folder; a last line cut off by a kill is left out."""
+        """Read a JSON-lines file of the folder; a last line cut off by a kill is left out.
+
+        Raises:
+            UserError: naming the file and the line that is damaged.
+        """
         path = self.path / name
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines[:-1] if line]
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; remove it to start over", 1) from None
+        rows = [_json_object(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line]
         # Whatever stands after the last newline was being written when the process died.
         if lines[-1]:
-            atomic_write(path, "".join(line + "\n" for line in lines[:-1]))
+            atomic_write(path, b"".join(line + b"\n" for line in lines[:-1]))
         return rows
 
     def truncate(self, name: str, keep: int) -> None:
@@ -215,6 +243,27 @@ def atomic_write(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, for which a folder is made, waiting for whoever holds it.
+
+    Raises:
+        UserError: if it cannot be made there.
+    """
+    lock = FileLock(str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path.parent}: {error.strerror}; choose another folder with --runs", 1
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def read_records(path: Path) -> list[Record]:
     """Read a ``.jsonl`` file of records.
 
@@ -259,6 +308,19 @@ def measured_records(runs: Path | None) -> list[Record]:
         for record in _parse_records(result["records"], folder / "result.json")
     ]
     return shipped + local
+
+
+def file_digest(path: Path) -> str:
+    """The first 12 hex digits of a file's SHA-256.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); reinstall the package", 1) from None
 
 
 def package_path(*parts: str) -> Path:
@@ -307,9 +369,25 @@ def _load_result(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove the file to run again", 1) from None
-    if not isinstance(result, dict) or not isinstance(result.get("records"), list):
+    whole = (
+        isinstance(result, dict)
+        and isinstance(result.get("summary"), dict)
+        and isinstance(result.get("records"), list)
+        and all(isinstance(record, dict) for record in result["records"])
+    )
+    if not whole:
         raise UserError(f"{path} is not a result; remove the file to run again", 1)
     return result
+
+
+def _json_object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, line {number}: damaged; remove the line, then call the same command again", 1)
+    return row
 
 
 def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:

@@ -12,6 +12,7 @@ from ..models.mixers.base import TokenMixer
 from ..models.presets import get_preset
 from ..models.processor import load_processor
 from ..models.registry import get_mixer
+from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec
 from ..training.features import PageSet, PageSetSpec, load_page_set
 from ..training.loop import METRICS, TrainArguments, TrainResult, train
@@ -29,7 +30,10 @@ def build_model(spec: RunSpec) -> Any:
         pattern=arguments["pattern"],
         mixer_args=arguments["mixer_args"],
     )
-    return new_model(config, arguments["seed"])
+    model = new_model(config, arguments["seed"])
+    if arguments["recipe"] == "inherit":
+        inherit(model, shipped_teacher())
+    return model
 
 
 def page_set_of(spec: RunSpec, model: Any, processor: Any, cache: Path, **options: Any) -> PageSet:
@@ -70,11 +74,13 @@ def _train(
     embed = model.get_input_embeddings()
     order = pages.order(arguments.seed, arguments.batch_size)
 
-    def batch_at(step: int) -> Any:
-        return pages.batch(order(step), lambda ids: embed(ids.to(embed.weight.device)))
+    model.to(device)
+
+    def batches_at(step: int) -> Any:
+        return pages.batches(order(step), embed, arguments.length_groups)
 
     data_key = f"{pages.key}-{arguments.seed}-{arguments.batch_size}"
-    result = train(model, batch_at, arguments, folder, data_key, on_step=on_event, device=device)
+    result = train(model, batches_at, arguments, folder, data_key, on_step=on_event, device=device)
     model.save_pretrained(folder.path / MODEL_FOLDER, safe_serialization=True)
     processor.save_pretrained(folder.path / MODEL_FOLDER)
     return result
@@ -106,7 +112,7 @@ def _score(
     }
     notes = {
         "status": result.status,
-        "recipe": "scratch",
+        "recipe": arguments["recipe"],
         "train_loss": round(result.loss, 5),
         "train_seconds": round(result.seconds, 1),
         "learning_rate": arguments["training"]["learning_rate"],

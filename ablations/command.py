@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
+from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
-from ..records import Record
+from ..records import Record, RunSpec
 from .run import default_jobs, run_grid
 from .study import Study
 
@@ -21,6 +22,7 @@ def ablate_command(
     patterns: list[str] | None,
     scale: str,
     seeds: int,
+    recipe: str | None,
     overrides: dict[str, Any],
     questions: int | None,
     pages: int | None,
@@ -44,11 +46,13 @@ def ablate_command(
         },
         scale=scale,
         overrides=overrides,
+        recipe=recipe,
         questions=questions,
         pages=pages,
     )
     device = resolve_device(device)
     cells = study.cells(device)
+    _check_sizes(cells)
     console = Console()
     records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console)
     console.print(scores_table(records))
@@ -56,30 +60,46 @@ def ablate_command(
     return records
 
 
+def _check_sizes(cells: list[RunSpec]) -> None:
+    """Refuse sizes that would be found wrong only after the pages are drawn, or after the training."""
+    for cell in cells:
+        pages, batch_size = cell.arguments["pages"]["pages"], cell.arguments["training"]["batch_size"]
+        if pages < batch_size:
+            raise UserError(f"{pages} pages make no batch of {batch_size}; give --pages {batch_size} or more")
+        check_questions(cell.arguments["questions"])
+
+
+BASELINES = {"blind": "baseline: sees no picture", "page_value": "baseline: any value on the page"}
+
+
 def scores_table(records: list[Record]) -> Table:
-    """Scores by cell and benchmark, beside the two baselines that need no mixer at all."""
-    benchmarks = list(dict.fromkeys(record.benchmark for record in records if record.metric == "score"))
-    table = Table(title="scores in % (95 % interval); baselines: never sees the picture / names some value on the page")
-    table.add_column("mixer")
-    table.add_column("pattern")
-    table.add_column("seed", justify="right")
+    """Scores by cell and benchmark, above the two baselines that need no mixer at all."""
+    scores = [record for record in records if record.metric == "score"]
+    benchmarks = list(dict.fromkeys(record.benchmark for record in scores))
+    table = Table(title="score in % (95 % interval over questions)", title_justify="left")
+    table.add_column("cell", overflow="fold")
     for benchmark in benchmarks:
-        table.add_column(str(benchmark), justify="right")
-    cells: dict[tuple[str | None, str | None, int | None], dict[tuple[str | None, str], Record]] = {}
-    for record in records:
-        cell = cells.setdefault((record.mixer, record.pattern, record.seed), {})
-        cell[record.benchmark, record.metric] = record
-    for (mixer, pattern, seed), cell in cells.items():
-        table.add_row(str(mixer), str(pattern), str(seed), *(_cell_text(cell, benchmark) for benchmark in benchmarks))
+        # A narrow terminal breaks a name; cut off, it could not be told from another.
+        table.add_column(str(benchmark), justify="right", overflow="fold", min_width=5)
+    cells: dict[str, dict[str | None, Record]] = {}
+    for record in scores:
+        cells.setdefault(f"{record.mixer} {record.pattern} seed {record.seed}", {})[record.benchmark] = record
+    for name, cell in cells.items():
+        table.add_row(name, *(_score_text(cell.get(benchmark)) for benchmark in benchmarks))
+    table.add_section()
+    for metric, name in BASELINES.items():
+        # The highest over the cells: the hardest to beat.
+        found = [
+            max((r.value for r in records if (r.metric, r.benchmark) == (metric, benchmark)), default=None)
+            for benchmark in benchmarks
+        ]
+        table.add_row(name, *("–" if value is None else f"{value:.1f}" for value in found))
     return table
 
 
-def _cell_text(cell: dict[tuple[str | None, str], Record], benchmark: str | None) -> str:
-    score = cell.get((benchmark, "score"))
+def _score_text(score: Record | None) -> str:
     if score is None:
         return "–"
-    text = f"{score.value:.1f}"
-    if score.ci_low is not None and score.ci_high is not None:
-        text += f" ({score.ci_low:.0f}–{score.ci_high:.0f})"
-    baselines = [cell.get((benchmark, metric)) for metric in ("blind", "page_value")]
-    return text + "; " + " / ".join(f"{record.value:.1f}" if record else "–" for record in baselines)
+    if score.ci_low is None or score.ci_high is None:
+        return f"{score.value:.1f}"
+    return f"{score.value:.1f} ({score.ci_low:.0f}–{score.ci_high:.0f})"

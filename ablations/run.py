@@ -21,9 +21,11 @@ from rich.live import Live
 from rich.table import Table
 
 from ..errors import UserError
-from ..records import Record, RunFolder, RunSpec
+from ..records import Record, RunFolder, RunHeldError, RunSpec
 
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 10.0
+"""How long a worker may take to end in order before it is killed; it loses nothing then either."""
 
 
 @dataclass
@@ -45,17 +47,37 @@ def run_grid(specs: list[RunSpec], runs: Path, jobs: int, console: Console) -> l
         UserError: if a cell could not be finished; those that were stay.
         KeyboardInterrupt: after the workers have ended, so that calling again goes on where they were.
     """
-    runs.mkdir(parents=True, exist_ok=True)
-    todo = [spec for spec in specs if not (runs / spec.id / "result.json").exists()]
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {runs}: {error.strerror}; choose another folder with --runs", 1) from error
+    folders = [RunFolder(runs, spec) for spec in specs]
+    for folder in folders:
+        if folder.finished:
+            # A damaged result is said now, not after the others are trained.
+            folder.records()
+    todo = [folder.spec for folder in folders if not folder.finished]
     if todo:
         prepare_pages(todo[0], runs, console)
-        _run_workers(todo, specs, runs, max(1, min(jobs, len(todo))), console)
-    records = []
-    for spec in specs:
-        if not (runs / spec.id / "result.json").exists():
-            raise UserError(f"run {spec.id} did not finish; call the same command again to go on", 1)
-        records += RunFolder(runs, spec).records()
-    return records
+        try:
+            failure = _run_workers(todo, specs, runs, max(1, min(jobs, len(todo))), console)
+        except OSError as error:
+            raise UserError(
+                f"cannot run the workers: {error}; free some space, then call the same command again", 1
+            ) from error
+        for folder in folders:
+            if not folder.finished:
+                raise failure or _unfinished(folder)
+    return [record for folder in folders for record in folder.records()]
+
+
+def _unfinished(folder: RunFolder) -> UserError:
+    """Why a run without a result is left, when no worker complained: another process holds it, or held it till now."""
+    try:
+        with folder:
+            return UserError(f"run {folder.spec.id} did not finish; call the same command again to go on", 1)
+    except RunHeldError as held:
+        return held
 
 
 def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
@@ -67,7 +89,7 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
 
     model = build_model(spec)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing and seeing training pages", total=None)
         page_set_of(
             spec,
@@ -85,76 +107,106 @@ def default_jobs(device: str, cells: int) -> int:
     return min(cells, os.cpu_count() or 1) if device == "cpu" else 1
 
 
-def _run_workers(todo: list[RunSpec], specs: list[RunSpec], runs: Path, jobs: int, console: Console) -> None:
+def _run_workers(
+    todo: list[RunSpec], specs: list[RunSpec], runs: Path, jobs: int, console: Console
+) -> UserError | None:
+    """Let ``jobs`` workers go through all cells; what the first that failed has said, if one did."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    # Small tensors gain nothing from more threads than cores, and lose much.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    # Small tensors gain nothing from more threads than cores, and lose much. Who has set a number, knows why.
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as scratch:
         request = Path(scratch, "cells.json")
         request.write_text(json.dumps([spec.model_dump(mode="json") for spec in todo]), encoding="utf-8")
-        workers = []
-        for number in range(jobs):
-            log = Path(scratch, f"worker-{number}.log")
-            command = [sys.executable, "-m", "infinitevl_bench.ablations.worker", str(request), str(runs), str(number)]
-            with open(log, "w", encoding="utf-8") as output:
-                # A session of its own: Ctrl-C reaches this process only, which then ends the workers in order.
-                process = subprocess.Popen(  # noqa: S603
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-                )
-            workers.append(_Worker(process, log))
+        workers: list[_Worker] = []
         try:
+            for number in range(jobs):
+                workers.append(_start_worker(request, runs, number, Path(scratch, f"worker-{number}.log"), environment))
             with Live(_table(specs, runs), console=console, refresh_per_second=2) as live:
                 while any(worker.process.poll() is None for worker in workers):
                     time.sleep(POLL_SECONDS)
                     live.update(_table(specs, runs))
                 live.update(_table(specs, runs))
         except BaseException:
-            for worker in workers:
-                worker.process.send_signal(signal.SIGTERM)
-            for worker in workers:
-                worker.process.wait()
+            _stop(workers)
             raise
-        for worker in workers:
-            if worker.process.returncode:
-                lines = worker.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise UserError("a worker ended early: " + (lines[-1] if lines else "it left no message"), 1)
+        if not console.is_terminal:
+            # On a terminal the live table ends its last line itself.
+            console.print()
+        return next((_failure(worker) for worker in workers if worker.process.returncode), None)
+
+
+def _start_worker(request: Path, runs: Path, number: int, log: Path, environment: dict[str, str]) -> _Worker:
+    command = [sys.executable, "-m", "infinitevl_bench.ablations.worker", str(request), str(runs), str(number)]
+    with open(log, "w", encoding="utf-8") as output:
+        # A session of its own: Ctrl-C reaches this process only, which then ends the workers in order. Where this
+        # process is killed, its end of their standard input closes, and they end by themselves.
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    return _Worker(process, log)
+
+
+def _stop(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        try:
+            worker.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _failure(worker: _Worker) -> UserError:
+    """What a worker that did not end well has said, in one line; all of it under --debug."""
+    code = worker.process.returncode
+    if code < 0:
+        reason = f"{signal.Signals(-code).name}, perhaps for lack of memory; call the same command again to go on"
+        return UserError(f"a worker was ended from outside by {reason}", 1)
+    text = worker.log.read_text(encoding="utf-8", errors="replace").strip()
+    if os.environ.get("INFINITEVL_BENCH_DEBUG"):
+        sys.stderr.write(text + "\n")
+    return UserError("a worker ended early: " + (text.splitlines()[-1] if text else "it left no message"), 1)
 
 
 def _table(specs: list[RunSpec], runs: Path) -> Table:
-    table = Table(title=f"{len(specs)} cell{'s' * (len(specs) != 1)} in {runs}")
-    for heading in ("mixer", "pattern", "seed", "state", "step", "loss", "tokens/s", "left", "scores in %"):
-        table.add_column(
-            heading, justify="left" if heading in ("mixer", "pattern", "state", "scores in %") else "right"
-        )
+    table = Table(title=f"{len(specs)} cell{'s' * (len(specs) != 1)} in {runs}", title_justify="left")
+    for heading in ("mixer", "pattern", "seed", "state", "step", "loss", "tokens/s", "left"):
+        left = heading in ("mixer", "pattern", "state")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     for spec in specs:
         arguments = spec.arguments
-        row = _last_row(runs / spec.id / "metrics.jsonl")
-        result = runs / spec.id / "result.json"
-        state, scores = ("training" if row else "waiting"), ""
-        if result.exists():
-            body = json.loads(result.read_text(encoding="utf-8"))
-            state = "done" if body["summary"]["status"] == "ok" else body["summary"]["status"]
-            shown = [record for record in body["records"] if record["metric"] == "score"]
-            scores = "  ".join(f"{record['benchmark']} {record['value']:.1f}" for record in shown)
-        elif row and row["step"] >= arguments["training"]["steps"]:
+        steps = arguments["training"]["steps"]
+        folder = RunFolder(runs, spec)
+        row = _last_row(folder.path / "metrics.jsonl")
+        state = "training" if row else "waiting"
+        if folder.finished:
+            status = str(folder.result()["summary"].get("status"))
+            state = "done" if status == "ok" else status
+        elif row and row["step"] >= steps:
             state = "scoring"
         table.add_row(
-            str(arguments["mixer"]),
-            str(arguments["pattern"]),
+            arguments["mixer"],
+            arguments["pattern"],
             str(arguments["seed"]),
             state,
-            f"{row['step']}/{arguments['training']['steps']}" if row else "",
+            f"{row['step']}/{steps}" if row else "",
             f"{row['loss']:.3f}" if row else "",
             f"{row['tokens_per_second']:,.0f}" if row else "",
             f"{row['seconds_left']:.0f} s" if row and state == "training" else "",
-            scores,
         )
     return table
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row of a metrics file that another process is writing."""
-    if not path.exists():
+    """The last whole row of a metrics file that another process is writing; None for a damaged one, which it names."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return json.loads(lines[-1]) if lines else None
+    except (OSError, ValueError):
         return None
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return json.loads(lines[-1]) if lines else None

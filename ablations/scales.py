@@ -9,6 +9,12 @@ from ..errors import unknown_name
 from ..training.features import PageSetSpec
 from ..training.loop import TrainArguments
 
+RECIPES = {
+    "inherit": "all but the token mixers taken over from the shipped full-attention teacher, as the paper has it",
+    "scratch": "random weights under the shipped vision tower",
+}
+"""How the cells of a study begin."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -18,6 +24,7 @@ class Scale:
         preset: the model's size.
         pages: the training set; its seed is replaced by the cell's.
         training: hyper-parameters; its seed is replaced by the cell's.
+        recipe: how a cell begins, a name in `RECIPES`.
         benchmarks: what a cell is scored on, by the paper's names.
         questions: how many test questions of each benchmark.
         cost: what a cell takes, in words.
@@ -26,6 +33,7 @@ class Scale:
     preset: str
     pages: PageSetSpec
     training: TrainArguments
+    recipe: str
     benchmarks: tuple[str, ...]
     questions: int
     cost: str
@@ -34,18 +42,20 @@ class Scale:
 SCALES: dict[str, Scale] = {
     "tiny": Scale(
         preset="tiny",
-        pages=PageSetSpec(weights={"documents": 2, "transcription": 1, "shapes": 1}, pages=4096),
-        training=TrainArguments(steps=1200, batch_size=16, learning_rate=3e-3),
-        benchmarks=("DocVQA", "OCRBench", "RealWorldQA"),
+        pages=PageSetSpec(weights={"documents": 3, "scene_text": 2, "transcription": 2, "shapes": 1}, pages=4096),
+        training=TrainArguments(steps=300, batch_size=16, length_groups=3, learning_rate=2e-3),
+        recipe="inherit",
+        benchmarks=("DocVQA", "TextVQA", "OCRBench", "RealWorldQA"),
         questions=200,
         cost="about 3 minutes on one CPU core",
     ),
     "small": Scale(
         preset="small",
         pages=PageSetSpec(
-            weights={"documents": 4, "scene_text": 2, "transcription": 2, "charts": 2, "shapes": 1}, pages=65536
+            weights={"documents": 4, "scene_text": 2, "transcription": 2, "charts": 2, "shapes": 1}, pages=49152
         ),
-        training=TrainArguments(steps=6000, batch_size=64, learning_rate=2e-3, precision="no"),
+        training=TrainArguments(steps=3000, batch_size=64, learning_rate=2e-3, precision="no"),
+        recipe="scratch",
         benchmarks=("DocVQA", "TextVQA", "OCRBench", "ChartQA", "RealWorldQA"),
         questions=1000,
         cost="minutes on one GPU",
@@ -62,3 +72,14 @@ def get_scale(name: str) -> Scale:
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES)
     return SCALES[name]
+
+
+def check_recipe(name: str) -> str:
+    """Return the name of a recipe.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return name

@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import UserError
 from ..models.presets import get_preset
 from ..models.registry import canonical_name, get_mixer
-from ..records import RunSpec
-from .scales import Scale, get_scale
+from ..models.shipped import TEACHER
+from ..records import RunSpec, file_digest, package_path
+from .scales import Scale, check_recipe, get_scale
 
 CELL_FIELDS = ("mixer", "mixer_args", "pattern", "seed")
 
@@ -25,6 +26,7 @@ class Study:
         changes: field → the values it takes.
         scale: a name in `scales.SCALES`.
         overrides: hyper-parameters of training that replace the scale's (``steps``, ``learning_rate``, …).
+        recipe: a name in `scales.RECIPES`; the scale's if None.
         questions: test questions of each benchmark; the scale's if None.
         pages: training pages; the scale's if None.
     """
@@ -33,6 +35,7 @@ class Study:
     changes: dict[str, list[Any]]
     scale: str = "tiny"
     overrides: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
     questions: int | None = None
     pages: int | None = None
 
@@ -67,6 +70,7 @@ class Study:
             # Without a linear layer the mixer is not part of the model; naming it would make twins of one cell.
             mixer, mixer_args = "none", {}
         config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
+        recipe = check_recipe(self.recipe or scale.recipe)
         training = scale.training.model_validate(scale.training.model_dump() | self.overrides | {"seed": seed})
         pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
         return RunSpec(
@@ -77,6 +81,8 @@ class Study:
                 "mixer_args": mixer_args,
                 "pattern": config.text_config.pattern,
                 "seed": seed,
+                "recipe": recipe,
+                "teacher": file_digest(package_path(*TEACHER)) if recipe == "inherit" else None,
                 "training": training.model_dump(mode="json"),
                 "pages": pages.model_dump(mode="json"),
                 "benchmarks": list(scale.benchmarks),

@@ -1,27 +1,36 @@
-"""A worker process of a grid: ``python -m infinitevl_bench.ablations.worker CELLS.json RUNS NUMBER``."""
+"""A worker process of a grid: ``python -m infinitevl_bench.ablations.worker CELLS.json RUNS NUMBER``.
+
+It ends when its standard input does: whoever started it is gone then.
+"""
 
 import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..errors import UserError
-from ..records import RunHeldError, RunSpec
+from ..records import RunFolder, RunHeldError, RunSpec
 
 
 def main() -> int:
-    """Run every cell that is neither finished nor held by another process; start at a place of one's own."""
+    """Run the cells of the request, starting at a place of one's own."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    threading.Thread(target=_end_with_input, daemon=True).start()
     request, runs, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     specs = [RunSpec.model_validate(row) for row in json.loads(request.read_text(encoding="utf-8"))]
-    import torch
+    return work(specs[number:] + specs[:number], runs)
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+def work(specs: list[RunSpec], runs: Path) -> int:
+    """Run every cell that is neither finished nor held by another process; the exit code, its reason printed last."""
     from .cell import run_cell
 
-    for spec in specs[number:] + specs[:number]:
-        if (runs / spec.id / "result.json").exists():
+    for spec in specs:
+        if RunFolder(runs, spec).finished:
             continue
         try:
             run_cell(spec, runs)
@@ -30,7 +39,19 @@ def main() -> int:
         except UserError as error:
             print(error)  # noqa: T201 - the parent shows the last line of this log
             return error.exit_code
+        except (OSError, SafetensorError) as error:
+            if os.environ.get("INFINITEVL_BENCH_DEBUG"):
+                raise
+            print(f"run {spec.id}: {error}; free some space, then call the same command again")  # noqa: T201
+            return 1
     return 0
+
+
+def _end_with_input() -> None:
+    # The descriptor itself: a thread that waits in sys.stdin would hold up the end of the process.
+    while os.read(0, 1024):
+        pass
+    os._exit(143)
 
 
 if __name__ == "__main__":

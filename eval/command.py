@@ -11,13 +11,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError
-from ..records import Record, RunFolder, RunSpec, finished_runs
+from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
+from ..records import Record, RunFolder, RunSpec, finished_runs, package_path
 from .benchmarks import Benchmark, find_benchmark
 from .sources import QUESTIONS, Split, choose_split, official_path
 
 if TYPE_CHECKING:
     from ..models.checkpoints import LoadedModel
     from .runner import EvalResult
+
+BEST = "best"
+"""As a model: the finished `ablate` run that scored best."""
 
 MEANINGS = {
     "score": "score",
@@ -42,7 +46,7 @@ def run_eval(
 
     Args:
         benchmark: The paper's or VLMEvalKit's name.
-        model: Folder, run, preset or hub id; None takes the best finished `ablate` run below ``runs``.
+        model: Folder, run, preset or hub id, or `BEST`; None takes the model that the package ships.
         data: auto, official or synthetic.
         limit: About how many questions; all, or `sources.QUESTIONS` synthetic ones, if None.
         batch_size: Questions at a time.
@@ -57,7 +61,7 @@ def run_eval(
     found = find_benchmark(benchmark)
     split = choose_split(found, data)
     console = Console()
-    reference = model if model is not None else _best_run(found, runs, console)
+    reference = _reference(model, found, runs, console)
 
     from ..models.device import resolve_device
 
@@ -111,7 +115,8 @@ def _run(
     from .runner import evaluate
 
     folder.write_environment(device_name(loaded.model.device.type))
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks = {kind: bars.add_task(kind, total=None) for kind in ("sighted", "blind")}
         result = evaluate(
             loaded.model,
@@ -138,8 +143,12 @@ def _run(
 
 
 def _load(reference: str, device: str) -> "LoadedModel":
+    from transformers.utils import logging
+
     from ..models.checkpoints import load_model
 
+    # Weights are read in a moment, and the bar would stand above a message.
+    logging.disable_progress_bar()
     return load_model(reference, device=device)
 
 
@@ -147,6 +156,20 @@ def _finished(folder: RunFolder, benchmark: Benchmark, split: Split) -> "EvalRes
     from .runner import EvalResult, predictions_name
 
     return EvalResult(benchmark, split, folder.records(), folder.rows(predictions_name(benchmark, split)))
+
+
+def _reference(model: str | None, benchmark: Benchmark, runs: Path, console: Console) -> str:
+    """What to load, named to the user where they left it open."""
+    if model == BEST:
+        return _best_run(benchmark, runs, console)
+    if model is None:
+        console.print(
+            f"model: {SHIPPED}, the small full-attention model that the package ships, trained on synthetic pages; "
+            f"--model {BEST} takes the best finished run",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return model or SHIPPED
 
 
 def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:
@@ -178,6 +201,8 @@ def _fingerprint(reference: str) -> str | None:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if files:
         return _hash(*files, path / "config.json")
+    if reference == SHIPPED:
+        return _hash(package_path(*TEACHER), package_path(*VISION_TOWER))
     from ..models.presets import PRESETS
 
     return f"preset:{reference}" if reference in PRESETS else None
@@ -198,7 +223,7 @@ def _hash(*paths: Path) -> str:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
+            raise UserError(f"cannot read {path}: {error.strerror}; mend it, or name another") from None
     return digest.hexdigest()
 
 

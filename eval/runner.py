@@ -237,7 +237,11 @@ def _known(folder: RunFolder | None, name: str, rows: Sequence[Row]) -> dict[str
     if folder is None:
         return {}
     asked = {str(row["index"]): row["question"] for row in rows}
-    return {str(row["index"]): row for row in folder.rows(name) if asked.get(str(row["index"])) == row["question"]}
+    return {
+        str(row["index"]): row
+        for row in folder.rows(name)
+        if "prediction" in row and asked.get(str(row.get("index"))) == row.get("question")
+    }
 
 
 def _page_value(

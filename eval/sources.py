@@ -13,12 +13,26 @@ DATA = ("auto", "official", "synthetic")
 QUESTIONS = 200
 """Questions of a synthetic twin where no limit is given."""
 
+MOST_QUESTIONS = 10_000
+"""Questions of the largest synthetic twin: its pages are drawn one by one, and are held in memory."""
+
 
 def official_path(benchmark: Benchmark) -> Path:
     """Where VLMEvalKit looks for the official file: in $LMUData if that is a folder, else in ~/LMUData."""
     wanted = os.environ.get("LMUData")  # noqa: SIM112
     root = Path(wanted) if wanted and Path(wanted).exists() else Path.home() / "LMUData"
     return root / f"{benchmark.dataset}.tsv"
+
+
+def check_questions(questions: int) -> int:
+    """Return how many questions a synthetic twin shall have.
+
+    Raises:
+        UserError: For more than `MOST_QUESTIONS`.
+    """
+    if questions > MOST_QUESTIONS:
+        raise UserError(f"a synthetic benchmark has at most {MOST_QUESTIONS:,} questions, not {questions:,}; ask fewer")
+    return questions
 
 
 def choose_split(benchmark: Benchmark, data: str) -> Split:

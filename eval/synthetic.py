@@ -8,14 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ..data.families import generate_page
 from ..data.pages import Page, Question
 from ..data.tsv import encode_image, write_tsv
 from ..errors import UserError
-from ..records import atomic_write, package_path
+from ..records import atomic_write, locked, package_path
 from .benchmarks import BENCHMARKS, Benchmark
+from .sources import check_questions
 
 SPLIT = "test"
 OPTIONS = ("A", "B", "C", "D")
@@ -38,22 +37,31 @@ def synthetic_tsv(benchmark: Benchmark, root: Path, *, questions: int, seed: int
         The table, and the ``.pages.jsonl`` beside it: a line an index with the values that stand on the page.
 
     Raises:
-        UserError: If the benchmark has no twin.
+        UserError: If the benchmark has no twin, for too many questions, or if the files cannot be written. Damaged
+            files are drawn again.
     """
     if benchmark.family is None:
         known = ", ".join(one.name for one in BENCHMARKS.values() if one.family)
         raise UserError(f"{benchmark.name} has no synthetic twin; those that have one: {known}")
-    key = _request_key(benchmark, questions, seed, level)
+    key = _request_key(benchmark, check_questions(questions), seed, level)
     table = root / f"{benchmark.twin}-{key}.tsv"
     sidecar = root / f"{benchmark.twin}-{key}.pages.jsonl"
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(root / f".{benchmark.twin}-{key}.lock")):
-        # The table is written last, so a table means that both are whole.
-        if not (table.exists() and sidecar.exists()):
+    digest = root / f"{benchmark.twin}-{key}.sha256"
+    with locked(root / f".{benchmark.twin}-{key}.lock"):
+        # The digest is written last: where it fits, both are whole and as they were drawn.
+        if not digest.is_file() or digest.read_bytes() != _digest(table, sidecar):
             rows, values = _draw(benchmark, questions, seed, level)
             atomic_write(sidecar, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values))
             write_tsv(table, rows)
+            atomic_write(digest, _digest(table, sidecar))
     return table, sidecar
+
+
+def _digest(*paths: Path) -> bytes:
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes() if path.is_file() else b"")
+    return found.hexdigest().encode()
 
 
 def page_values(sidecar: Path) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """Weights: new models from a preset, models from a folder or a hub, always safetensors and never remote code."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ from ..errors import UserError, unknown_name
 from ..records import package_path
 from .config import HybridVLConfig, layer_types_of
 from .hybrid import HybridVLForConditionalGeneration
-from .presets import PRESETS, get_preset
+from .presets import PRESETS, get_preset, vision_tower_config
 from .processor import load_processor
+from .shipped import SHIPPED, VISION_TOWER
 
 EMBEDDED_PRESETS = ("tiny", "small")
-VISION_TOWER = ("models", "assets", "vision_tower", "model.safetensors")
 
 
 class LoadedModel(NamedTuple):
@@ -52,19 +51,16 @@ def new_model(config: HybridVLConfig, seed: int) -> HybridVLForConditionalGenera
 
 def uses_shipped_tower(config: HybridVLConfig) -> bool:
     """Whether the vision configuration is that of the shipped tower."""
-    shipped = json.loads(package_path(*VISION_TOWER[:-1], "config.json").read_text(encoding="utf-8"))
     ours = config.vision_config.to_dict()
-    return all(
-        ours[key] == shipped[key] for key in ("depth", "hidden_size", "out_hidden_size", "patch_size", "num_heads")
-    )
+    return all(ours[key] == value for key, value in vision_tower_config().items())
 
 
 def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None = None, seed: int = 0) -> LoadedModel:
     """Load a model by preset name (random weights), folder, run folder or hub id.
 
     Args:
-        reference: a preset of `models.presets`, a folder with ``config.json`` and safetensors (or a run folder that
-            holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
+        reference: `SHIPPED`, a preset of `models.presets`, a folder with ``config.json`` and safetensors (or a run
+            folder that holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
         device: torch device of the result.
         dtype: of the weights; the checkpoint's own if None.
         seed: for a preset's random weights.
@@ -72,6 +68,11 @@ def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None
     Raises:
         UserError: if there is no such model, or what is there cannot be read.
     """
+    if reference == SHIPPED:
+        from .teacher import load_teacher
+
+        model = load_teacher()
+        return LoadedModel(model.to(device=device, dtype=dtype or torch.float32), load_processor(), SHIPPED, False)
     if reference in PRESETS:
         model = new_model(get_preset(reference), seed)
         model = model.to(device=device, dtype=dtype) if dtype is not None else model.to(device)
@@ -87,7 +88,7 @@ def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None
     if not path.exists() and (reference.count("/") != 1 or reference.startswith((".", "/", "~"))):
         if "/" in reference:
             raise UserError(f"no model at {reference}; give a folder with config.json and *.safetensors")
-        raise unknown_name("model", reference, PRESETS)
+        raise unknown_name("model", reference, [SHIPPED, *PRESETS])
     source = str(path) if path.exists() else reference
     try:
         config = _hybrid_config(source)

@@ -135,7 +135,7 @@ def _embedded_config(intermediate_size: int, mixer: str, pattern: str, mixer_arg
     }
     return _config(
         text,
-        _vision_tower_config(),
+        vision_tower_config(),
         mixer,
         pattern,
         mixer_args,
@@ -160,7 +160,8 @@ def _special_tokens() -> dict[str, int]:
 
 
 @cache
-def _vision_tower_config() -> dict[str, Any]:
+def vision_tower_config() -> dict[str, Any]:
+    """Geometry of the vision tower that the package ships."""
     path = package_path("models", "assets", "vision_tower", "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -55,7 +55,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             missing = [name for name, _ in _trainable(model) if f"model.{name}" not in names]
             if missing:
                 raise UserError(
-                    f"checkpoint {path} lacks {missing[0]} (and {len(missing) - 1} more): made by another model", 1
+                    f"checkpoint {path} lacks {missing[0]} (and {len(missing) - 1} more), so another model made it; "
+                    "remove it to start over",
+                    1,
                 )
             with torch.no_grad():
                 for name, parameter in _trainable(model):

@@ -7,25 +7,30 @@ all that it depends on, is shared by all cells of a grid.
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, PositiveInt
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data.families import generate_page
-from ..data.pages import Page
 from ..data.samples import encode_page
-from ..records import atomic_write, package_path
-from .loop import Batch
-
-IGNORED = -100
+from ..errors import UserError
+from ..records import atomic_write, locked, package_path
+from .loop import IGNORED, Batch
 
 
 class PageSetSpec(BaseModel):
@@ -46,16 +51,27 @@ class PageSetSpec(BaseModel):
 
 
 class PageSet:
-    """Encoded pages with their features, in memory; ``batch_at`` draws from it.
+    """Encoded pages with their features, in memory; a batch is gathered from them.
 
-    Tensors of all pages lie end to end; ``token_starts`` and ``feature_starts`` say where each page begins.
+    Tensors of all pages lie end to end; ``token_starts`` says where each page begins.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], image_token_id: int, key: str) -> None:
-        self.tensors, self.image_token_id, self.key = tensors, image_token_id, key
+    def __init__(self, tensors: dict[str, Tensor], image_token_id: int, key: str, device: str = "cpu") -> None:
+        self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        self.key = key
+        self.is_image = self.tensors["input_ids"] == image_token_id
+        # The features lie in the order of the image tokens.
+        self.feature_of = (self.is_image.cumsum(0) - 1).clamp(min=0)
+        self.starts = self.tensors["token_starts"]
+        self.lengths = self.starts.diff()
 
     def __len__(self) -> int:
-        return len(self.tensors["token_starts"]) - 1
+        return len(self.lengths)
+
+    def batches(self, indices: Tensor, embed: Callable[[Tensor], Tensor], groups: int) -> list[Batch]:
+        """The pages of one step in ``groups`` batches of similar length, so that little is computed on padding."""
+        by_length = indices[self.lengths[indices].argsort(stable=True)]
+        return [self.batch(part, embed) for part in by_length.tensor_split(groups) if len(part)]
 
     def batch(self, indices: Tensor, embed: Callable[[Tensor], Tensor]) -> Batch:
         """Put pages side by side, padded at the end.
@@ -68,24 +84,16 @@ class PageSet:
             A batch of ``inputs_embeds`` ``[B, T, D]`` and ``position_ids`` ``[3, B, T]``. A causal model needs no mask
             for padding that comes last.
         """
-        starts = self.tensors["token_starts"]
-        spans = [slice(int(starts[i]), int(starts[i + 1])) for i in indices]
-        length = max(span.stop - span.start for span in spans)
-        input_ids = torch.zeros(len(spans), length, dtype=torch.long)
-        labels = torch.full((len(spans), length), IGNORED)
-        position_ids = torch.zeros(3, len(spans), length, dtype=torch.long)
-        for row, span in enumerate(spans):
-            size = span.stop - span.start
-            input_ids[row, :size] = self.tensors["input_ids"][span]
-            labels[row, :size] = self.tensors["labels"][span]
-            position_ids[:, row, :size] = self.tensors["position_ids"][:, span]
-        embeds = embed(input_ids)
-        features = self.tensors["features"]
-        feature_starts = self.tensors["feature_starts"]
-        seen = torch.cat([features[int(feature_starts[i]) : int(feature_starts[i + 1])] for i in indices])
-        mask = (input_ids == self.image_token_id).to(embeds.device).unsqueeze(-1)
-        embeds = embeds.masked_scatter(mask, seen.to(embeds.device, embeds.dtype))
-        return Batch({"inputs_embeds": embeds, "position_ids": position_ids}, labels)
+        lengths = self.lengths[indices].unsqueeze(1)
+        columns = torch.arange(int(lengths.max()), device=lengths.device)
+        real = columns < lengths
+        places = (self.starts[indices].unsqueeze(1) + columns) * real
+        labels = self.tensors["labels"][places].masked_fill(~real, IGNORED)
+        position_ids = self.tensors["position_ids"][:, places] * real
+        embeds = embed(self.tensors["input_ids"][places])
+        features = self.tensors["features"][self.feature_of[places]].to(embeds.dtype)
+        seen = (self.is_image[places] & real).unsqueeze(-1)
+        return Batch({"inputs_embeds": torch.where(seen, features, embeds), "position_ids": position_ids}, labels)
 
     def order(self, seed: int, batch_size: int) -> Callable[[int], Tensor]:
         """Return ``step → page indices [B]``: every epoch is a permutation of its own, drawn from the seed."""
@@ -93,10 +101,14 @@ class PageSet:
         if per_epoch == 0:
             raise ValueError(f"{len(self)} pages make no batch of {batch_size}")
 
+        @lru_cache(maxsize=1)
+        def permutation(epoch: int) -> Tensor:
+            generator = torch.Generator().manual_seed(hash_seed(seed, epoch))
+            return torch.randperm(len(self), generator=generator).to(self.starts.device)
+
         def indices_of(step: int) -> Tensor:
             epoch, position = divmod(step, per_epoch)
-            generator = torch.Generator().manual_seed(hash_seed(seed, epoch))
-            return torch.randperm(len(self), generator=generator)[position * batch_size : (position + 1) * batch_size]
+            return permutation(epoch)[position * batch_size : (position + 1) * batch_size]
 
         return indices_of
 
@@ -109,9 +121,10 @@ def hash_seed(*parts: int) -> int:
 def page_set_key(spec: PageSetSpec) -> str:
     """Name the content: the request, and every file of the package that the content depends on."""
     digest = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode())
-    for path in sorted([*package_path("data").glob("*.py"), *package_path("models", "assets").rglob("*")]):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
+    assets = package_path("models", "assets")
+    seen_by = [assets / "vision_tower" / name for name in ("config.json", "model.safetensors")]
+    for path in [*sorted(package_path("data").glob("*.py")), *sorted((assets / "tokenizer").iterdir()), *seen_by]:
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -132,42 +145,35 @@ def load_page_set(
         model: its vision tower sees the pages; its positions are those of the samples.
         processor: the model's processor.
         cache: folder for the file.
-        workers: processes that draw pages.
-        device: where the tower runs.
+        workers: processes that draw pages and see them.
+        device: where the tower runs and the set is held.
         progress: called with (done, all).
+
+    Raises:
+        UserError: if the file cannot be written. A damaged one is made again.
     """
     key = page_set_key(spec)
     path = cache / f"pages-{key}.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
+    with locked(Path(f"{path}.lock")):
+        tensors = _read(path)
+        if tensors is None:
             tensors = _encode(spec, model, processor, workers, device, progress)
             atomic_write(path, save(tensors))
-    return PageSet(load_file(path), model.config.image_token_id, key)
+    return PageSet(tensors, model.config.image_token_id, key, device)
 
 
-def draw_pages(spec: PageSetSpec, start: int, stop: int) -> list[Page]:
-    """Draw a range of a set's pages."""
-    return [
-        generate_page(spec.family_of(index), seed=spec.seed, index=index, split=spec.split, level=spec.level)
-        for index in range(start, stop)
-    ]
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file; None if there is none, or a damaged one."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
 
 
-def _drawn(spec: PageSetSpec, workers: int, chunk: int = 32) -> Iterator[Page]:
-    starts = range(0, spec.pages, chunk)
-    if workers <= 1:
-        for start in starts:
-            yield from draw_pages(spec, start, min(start + chunk, spec.pages))
-        return
-    # Spawned, not forked: the parent may hold threads and an accelerator.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        stops = [min(start + chunk, spec.pages) for start in starts]
-        for pages in pool.map(draw_pages, [spec] * len(stops), starts, stops):
-            yield from pages
+RANGE = 64
+"""Pages that the tower sees at a time; the features are a function of the range, whoever computes it."""
 
 
-@torch.no_grad()
 def _encode(
     spec: PageSetSpec,
     model: Any,
@@ -176,43 +182,118 @@ def _encode(
     device: str,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Tensor]:
-    visual = model.model.visual.to(device).eval()
-    parts: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "position_ids": [], "features": []}
-    token_starts, feature_starts = [0], [0]
-    waiting: list[dict[str, Tensor]] = []
+    ranges = [(start, min(start + RANGE, spec.pages)) for start in range(0, spec.pages, RANGE)]
+    parts = []
+    with _encoders(spec, model, processor, min(workers, len(ranges)), device) as encode:
+        for part, (_, stop) in zip(encode(ranges), ranges, strict=True):
+            parts.append(part)
+            if progress is not None:
+                progress(stop, spec.pages)
+    joined = {
+        name: torch.cat([part[name] for part in parts], dim=-2 if name == "features" else -1) for name in parts[0]
+    }
+    lengths = joined.pop("lengths")
+    return joined | {"token_starts": torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])}
 
-    def look() -> None:
-        pixels = torch.cat([sample["pixel_values"] for sample in waiting]).to(device, visual.dtype)
-        grids = torch.cat([sample["image_grid_thw"] for sample in waiting])
-        parts["features"].append(features_of(visual, pixels, grids.to(device)).half().cpu())
-        waiting.clear()
 
-    for done, page in enumerate(_drawn(spec, workers), start=1):
+@contextmanager
+def _encoders(
+    spec: PageSetSpec, model: Any, processor: Any, workers: int, device: str
+) -> Iterator[Callable[[list[tuple[int, int]]], Iterator[dict[str, Tensor]]]]:
+    """What encodes ranges of pages, in their order: this process, or several of them."""
+    if workers <= 1:
+        model.model.visual.to(device)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield lambda ranges: (_encode_range(spec, model, processor, device, *span) for span in ranges)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    weights = {name: tensor.cpu().numpy() for name, tensor in model.model.visual.state_dict().items()}
+    # Spawned, not forked: the parent may hold threads and an accelerator.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(model.config, weights, device),
+    )
+
+    def encode(ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+        # The processes start here and inherit the block: Ctrl-C in a terminal is for this process alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.map(_encode_in_worker, [spec] * len(ranges), ranges)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield encode
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that drew pages was ended from outside, perhaps for lack of memory; "
+            "call the same command again, with fewer --pages if need be",
+            1,
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[Any, Any, str]
+
+
+def _start_worker(config: Any, weights: dict[str, np.ndarray], device: str) -> None:
+    from ..models.hybrid import HybridVLForConditionalGeneration
+    from ..models.processor import load_processor
+
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    model = HybridVLForConditionalGeneration(config)
+    model.model.visual.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    model.model.visual.to(device)
+    _worker = (model, load_processor(), device)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its pool, whose processes would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _encode_in_worker(spec: PageSetSpec, span: tuple[int, int]) -> dict[str, Tensor]:
+    return _encode_range(spec, *_worker, *span)
+
+
+@torch.no_grad()
+def _encode_range(
+    spec: PageSetSpec, model: Any, processor: Any, device: str, start: int, stop: int
+) -> dict[str, Tensor]:
+    """Draw, tokenise and see pages ``start`` to ``stop``: tensors end to end, and the ``lengths`` of the pages."""
+    visual = model.model.visual.eval()
+    samples, positions = [], []
+    for index in range(start, stop):
+        page = generate_page(spec.family_of(index), seed=spec.seed, index=index, split=spec.split, level=spec.level)
         sample = encode_page(page, processor)
+        samples.append(sample)
         ids = sample["input_ids"].view(1, -1)
-        positions, _ = model.model.get_rope_index(
+        position_ids, _ = model.model.get_rope_index(
             ids,
             mm_token_type_ids=sample["mm_token_type_ids"].view(1, -1),
             image_grid_thw=sample["image_grid_thw"],
             attention_mask=torch.ones_like(ids),
         )
-        parts["input_ids"].append(ids[0])
-        parts["labels"].append(sample["labels"].view(-1))
-        parts["position_ids"].append(positions[:, 0])
-        token_starts.append(token_starts[-1] + ids.shape[1])
-        feature_starts.append(feature_starts[-1] + int((ids == model.config.image_token_id).sum()))
-        waiting.append(sample)
-        if len(waiting) == 64 or done == spec.pages:
-            look()
-            if progress is not None:
-                progress(done, spec.pages)
+        positions.append(position_ids[:, 0])
+    pixels = torch.cat([sample["pixel_values"] for sample in samples]).to(device, visual.dtype)
+    grids = torch.cat([sample["image_grid_thw"] for sample in samples]).to(device)
     return {
-        "input_ids": torch.cat(parts["input_ids"]),
-        "labels": torch.cat(parts["labels"]),
-        "position_ids": torch.cat(parts["position_ids"], dim=1).contiguous(),
-        "features": torch.cat(parts["features"]),
-        "token_starts": torch.tensor(token_starts),
-        "feature_starts": torch.tensor(feature_starts),
+        "input_ids": torch.cat([sample["input_ids"] for sample in samples]),
+        "labels": torch.cat([sample["labels"] for sample in samples]),
+        "position_ids": torch.cat(positions, dim=-1).contiguous(),
+        "features": features_of(visual, pixels, grids).half().cpu(),
+        "lengths": torch.tensor([len(sample["input_ids"]) for sample in samples]),
     }
 
 

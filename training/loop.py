@@ -6,7 +6,7 @@ or several, interrupted or not.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,11 +19,15 @@ from ..records import RunFolder
 from .checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 
 METRICS = "metrics.jsonl"
+IGNORED = -100
+"""Label of a token that no loss is computed on."""
 
 
 class TrainArguments(BaseModel):
     """Hyper-parameters of one training run.
 
+    The ``batch_size`` samples of a step are run in ``length_groups`` parts of similar length: the gradient is that of
+    the whole, and less is computed on padding.
     ``warmup`` is the share of steps over which the learning rate rises; then it falls along a cosine to
     ``final_rate`` of its peak. ``diverged_at`` is the loss, in nats, from which a run counts as diverged.
     """
@@ -32,6 +36,7 @@ class TrainArguments(BaseModel):
 
     steps: PositiveInt
     batch_size: PositiveInt = 16
+    length_groups: PositiveInt = 1
     learning_rate: PositiveFloat = 2e-3
     warmup: float = 0.05
     final_rate: float = 0.02
@@ -50,7 +55,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: keyword arguments of the model's forward pass (``input_ids`` ``[B, T]``, and so on); no labels.
-        labels: ``[B, T]``, the token itself where it is to be learnt, -100 elsewhere.
+        labels: ``[B, T]``, the token itself where it is to be learnt, `IGNORED` elsewhere.
     """
 
     inputs: dict[str, Tensor]
@@ -92,7 +97,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 class AnswerLoss(nn.Module):
-    """A model as its training loss: mean cross-entropy of the answer tokens, in nats.
+    """A model as its training loss: cross-entropy of the answer tokens, in nats, summed.
 
     The vocabulary projection runs on the positions before an answer token only: the rest has no loss.
     """
@@ -102,18 +107,18 @@ class AnswerLoss(nn.Module):
         self.model = model
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-        """Return the loss of a `Batch`'s inputs and labels, a scalar."""
+        """Return the summed loss of a `Batch`'s inputs and labels, a scalar."""
         model: Any = self.model
         hidden = model.model(**inputs, use_cache=False)[0]
         targets = labels[:, 1:]
-        learnt = targets != -100
+        learnt = targets != IGNORED
         logits = model.lm_head(hidden[:, :-1][learnt])
-        return F.cross_entropy(logits.float(), targets[learnt])
+        return F.cross_entropy(logits.float(), targets[learnt], reduction="sum")
 
 
 def train(
     model: nn.Module,
-    batch_at: Callable[[int], Batch],
+    batches_at: Callable[[int], Sequence[Batch]],
     arguments: TrainArguments,
     folder: RunFolder,
     data_key: str,
@@ -124,7 +129,7 @@ def train(
 
     Args:
         model: parameters that require a gradient are trained.
-        batch_at: the batch of a step; called once a step, in order.
+        batches_at: the batches of a step, whose gradients are added up; called once a step, in order.
         arguments: hyper-parameters.
         folder: gets ``metrics.jsonl`` and the checkpoint.
         data_key: names the data and its order, so that a checkpoint is not continued on other data.
@@ -146,16 +151,20 @@ def train(
     clock = _Clock(folder, arguments, on_step)
     last_saved = time.monotonic()
     while step < arguments.steps:
-        batch = _to_device(batch_at(step), accelerator.device)
+        batches = [_to_device(batch, accelerator.device) for batch in batches_at(step)]
+        learnt = sum((batch.labels[:, 1:] != IGNORED).sum() for batch in batches)
         for group in prepared_optimizer.param_groups:
             group["lr"] = learning_rate_at(step, arguments)
-        loss = loss_of(batch.inputs, batch.labels)
-        accelerator.backward(loss)
+        mean_loss_of_step = torch.zeros((), device=accelerator.device)
+        for batch in batches:
+            loss = loss_of(batch.inputs, batch.labels) / learnt
+            accelerator.backward(loss)
+            mean_loss_of_step += loss.detach()
         accelerator.clip_grad_norm_(loss_of.parameters(), arguments.clip)
         prepared_optimizer.step()
         prepared_optimizer.zero_grad(set_to_none=True)
         step += 1
-        mean_loss = clock.tick(step, loss.detach(), batch.labels.numel())
+        mean_loss = clock.tick(step, mean_loss_of_step, sum(batch.labels.numel() for batch in batches))
         if mean_loss is not None and not mean_loss < arguments.diverged_at:
             # A divergence is a result: the checkpoint before it stays, and the caller records it.
             return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)

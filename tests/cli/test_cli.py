@@ -8,8 +8,8 @@ import pytest
 
 COMMANDS = {
     ("ablate",): {
-        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--steps", "--learning-rate", "--questions",
-        "--pages", "--jobs", "--device", "--runs",
+        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--steps", "--learning-rate",
+        "--questions", "--pages", "--jobs", "--device", "--runs",
     },
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
@@ -66,7 +66,7 @@ MISTAKES = [
     (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),
     (("eval", "DocVQA", "--model", "tinny"), "did you mean tiny?"),
-    (("eval", "DocVQA"), "no finished run"),
+    (("eval", "DocVQA", "--model", "best"), "no finished run"),
     (("report", "table33"), "did you mean table3"),
 ]
 

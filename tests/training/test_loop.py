@@ -35,10 +35,10 @@ class TinyLanguageModel(nn.Module):
         self.lm_head = nn.Linear(8, 16)
 
 
-def batch_at(step: int) -> Batch:
+def batches_at(step: int) -> list[Batch]:
     ids = torch.randint(0, 16, (4, 6), generator=torch.Generator().manual_seed(step))
     labels = torch.cat([torch.full((4, 1), -100), (ids[:, :-1] * 3 + 1) % 16], dim=1)
-    return Batch({"input_ids": ids}, labels)
+    return [Batch({"input_ids": ids}, labels)]
 
 
 def arguments(**changes: Any) -> TrainArguments:
@@ -51,7 +51,7 @@ class StoppedError(Exception):
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
     with RunFolder(tmp_path, SPEC) as folder:
-        result = train(TinyLanguageModel(), batch_at, arguments(steps=300), folder, "data")
+        result = train(TinyLanguageModel(), batches_at, arguments(steps=300), folder, "data")
         rows = folder.rows("metrics.jsonl")
     assert result.status == "ok"
     assert [row["step"] for row in rows] == list(range(10, 301, 10))
@@ -65,15 +65,15 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_curve(tmp_path: Path)
         with RunFolder(root, SPEC) as folder:
             for stop in interruptions:
 
-                def stopping(step: int, stop: int = stop) -> Batch:
+                def stopping(step: int, stop: int = stop) -> list[Batch]:
                     if step == stop:
                         raise StoppedError
-                    return batch_at(step)
+                    return batches_at(step)
 
                 with pytest.raises(StoppedError):
                     train(TinyLanguageModel(), stopping, arguments(checkpoint_every_seconds=1e-9), folder, "data")
             model = TinyLanguageModel()
-            train(model, batch_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
+            train(model, batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
             return model.state_dict(), [row["loss"] for row in folder.rows("metrics.jsonl")]
 
     weights, losses = run(tmp_path / "whole", [])
@@ -95,7 +95,7 @@ def test_a_divergence_is_a_result_and_keeps_the_last_good_checkpoint(tmp_path: P
             return _[2] * float("nan") if self.steps > 30 else None
 
     with RunFolder(tmp_path, SPEC) as folder:
-        result = train(Exploding(), batch_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
+        result = train(Exploding(), batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
         assert result.status == "diverged"
         assert result.steps == 40
         model = TinyLanguageModel()

@@ -1,0 +1,82 @@
+"""What a student takes over from a full-attention teacher: everything but the token mixers, as the paper's students do.
+
+Source: InfiniteVL, arXiv 2512.08829: vision tower, embeddings, norms, FFNs and head are inherited from Qwen2.5-VL, and
+the projections of each new mixer start from those of the attention that it replaces.
+"""
+
+from functools import cache
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ..errors import UserError
+from ..records import package_path
+from .checkpoints import new_model
+from .hybrid import HybridVLForConditionalGeneration
+from .mixers.base import TokenMixer
+from .presets import get_preset
+from .shipped import TEACHER
+
+TEACHER_PRESET = "tiny"
+
+
+@cache
+def shipped_teacher() -> HybridVLForConditionalGeneration:
+    """One instance of `load_teacher` for all who only read it."""
+    return load_teacher()
+
+
+def load_teacher() -> HybridVLForConditionalGeneration:
+    """The teacher that the package ships: preset ``tiny`` with full attention, trained on our synthetic pages.
+
+    Raises:
+        UserError: if its file is missing or damaged.
+    """
+    model = new_model(get_preset(TEACHER_PRESET, pattern="F"), seed=0)
+    try:
+        weights = load_file(package_path(*TEACHER))
+        missing, surplus = model.load_state_dict(weights, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"the shipped teacher cannot be loaded ({error}); reinstall the package", 1) from None
+    # The vision tower has a file of its own, and the head is the embedding.
+    unexplained = [name for name in missing if "visual." not in name and name != "lm_head.weight"]
+    if unexplained or surplus:
+        raise UserError(f"the shipped teacher lacks or adds {[*unexplained, *surplus][0]}; reinstall the package", 1)
+    return model.eval()
+
+
+@torch.no_grad()
+def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForConditionalGeneration) -> None:
+    """Give a student all that its teacher has but the token mixers, and start those from the teacher's attention.
+
+    Args:
+        student: of the teacher's depth and widths; its linear layers keep what `TokenMixer.init_from_attention` leaves.
+        teacher: with attention in every layer.
+
+    Raises:
+        UserError: if the two do not fit; nothing is changed then.
+    """
+    linear = student.config.text_config.linear_layers
+    mixers = tuple(f"model.language_model.layers.{index}.self_attn." for index in linear)
+    theirs = teacher.state_dict()
+    ours = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(mixers)}
+    for name, tensor in ours.items():
+        if name not in theirs or theirs[name].shape != tensor.shape:
+            found = list(theirs[name].shape) if name in theirs else "missing"
+            raise UserError(
+                f"the teacher does not fit the student: {name} is {list(tensor.shape)} here and {found} there; "
+                "give both the same depth and widths"
+            )
+    for index in linear:
+        _mixer(student, index).init_from_attention(teacher.model.language_model.layers[index].self_attn)
+    for name, tensor in ours.items():
+        tensor.copy_(theirs[name])
+
+
+def _mixer(student: HybridVLForConditionalGeneration, index: int) -> TokenMixer:
+    found: nn.Module = student.model.language_model.layers[index].self_attn
+    if not isinstance(found, TokenMixer):
+        raise TypeError(f"layer {index} is said to be linear and holds a {type(found).__name__}")
+    return found

@@ -1,0 +1,318 @@
+"""A grid end to end: trained, scored, skipped when finished, continued when killed; what stops it is one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from infinitevl_bench.ablations import run
+from infinitevl_bench.ablations.command import ablate_command
+from infinitevl_bench.ablations.run import run_grid
+from infinitevl_bench.ablations.scales import SCALES
+from infinitevl_bench.ablations.study import Study
+from infinitevl_bench.ablations.worker import work
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.records import Record, RunFolder, RunHeldError, RunSpec
+from rich.console import Console
+
+OPTIONS: dict[str, Any] = {
+    "mixers": ["gla", "linear_attention"],
+    "ratios": ["1/2"],
+    "patterns": None,
+    "scale": "tiny",
+    "seeds": 1,
+    "recipe": "scratch",
+    # A row and a checkpoint every step, so that a kill finds both.
+    "overrides": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every_seconds": 1e-9},
+    "questions": 2,
+    "pages": 12,
+    "jobs": 1,
+    "device": "cpu",
+}
+BENCHMARKS = SCALES["tiny"].benchmarks
+
+GRID_IN_A_PROCESS = """
+import json, sys
+from pathlib import Path
+from infinitevl_bench.ablations import run
+from infinitevl_bench.ablations.command import ablate_command
+
+run.prepare_pages = lambda *_: None  # a worker draws what is missing
+ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
+"""
+
+
+def cells() -> list[RunSpec]:
+    changes = {"mixer": OPTIONS["mixers"], "pattern": ["SL"], "seed": [0]}
+    options = {name: OPTIONS[name] for name in ("scale", "recipe", "overrides", "questions", "pages")}
+    return Study(baseline={"mixer": "gla", "pattern": "SL"}, changes=changes, **options).cells("cpu")
+
+
+def numbers(records: list[Record]) -> list[dict[str, Any]]:
+    """The records without what differs from one time to the next."""
+    rows = [record.model_dump() for record in records]
+    for row in rows:
+        row["extra"].pop("train_seconds")
+    return rows
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} never happened"
+        time.sleep(0.01)
+
+
+def is_free(folder: RunFolder) -> bool:
+    try:
+        with folder:
+            return True
+    except RunHeldError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    """An uninterrupted grid: its folder of runs and its records."""
+    runs = tmp_path_factory.mktemp("whole")
+    return runs, ablate_command(**OPTIONS, runs=runs)
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would start a worker or draw a page fails."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing should be trained")
+
+    monkeypatch.setattr(run, "prepare_pages", refused)
+    monkeypatch.setattr(run, "_run_workers", refused)
+
+
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "prepare_pages", lambda *_: None)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None) -> Callable[[str], None]:
+    """Puts a shell script in the place of the workers."""
+
+    def put(script: str) -> None:
+        path = tmp_path / "worker"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(run.sys, "executable", str(path))
+
+    return put
+
+
+def test_every_cell_is_trained_scored_and_recorded(whole: tuple[Path, list[Record]]) -> None:
+    runs, records = whole
+    for spec in cells():
+        own = [record for record in records if record.run_id == spec.id]
+        assert [record.steps for record in own if record.metric == "loss"] == list(range(1, 7))
+        for metric in ("score", "blind", "page_value"):
+            found = [record for record in own if record.metric == metric]
+            assert [record.benchmark for record in found] == list(BENCHMARKS)
+        assert {(record.mixer, record.pattern, record.split) for record in own} == {
+            (spec.arguments["mixer"], "SL", "synthetic")
+        }
+        assert RunFolder(runs, spec).result()["summary"]["status"] == "ok"
+    assert len(records) == 2 * (6 + 3 * len(BENCHMARKS))
+
+
+def test_finished_cells_are_shown_and_not_run_again(
+    whole: tuple[Path, list[Record]], no_training: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, records = whole
+    assert ablate_command(**OPTIONS, runs=runs) == records
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("gla SL seed 0", "linear_attention SL seed 0", "baseline:", str(runs)))
+
+
+def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
+    whole: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    folders = [RunFolder(tmp_path, spec) for spec in cells()]
+    first = folders[0].path
+    command = [sys.executable, "-c", GRID_IN_A_PROCESS, json.dumps(OPTIONS), str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(rows_of(first)) >= 2, "training")
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: all(is_free(folder) for folder in folders), "the end of the workers")
+    assert (first / "checkpoint.safetensors").is_file()
+    assert not folders[1].finished
+    again = ablate_command(**OPTIONS, runs=tmp_path)
+    assert numbers(again) == numbers(whole[1])
+
+
+def rows_of(folder: Path) -> list[str]:
+    path = folder / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_an_interrupted_grid_ends_its_workers(tmp_path: Path) -> None:
+    worker = tmp_path / "worker"
+    worker.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 100\n"
+    )
+    worker.chmod(0o755)
+    script = GRID_IN_A_PROCESS.replace("ablate_command(", f"sys.executable = {str(worker)!r}\nablate_command(")
+    command = [sys.executable, "-c", script, json.dumps(OPTIONS), str(tmp_path / "runs")]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "pid").exists, "the start of a worker")
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode
+    assert "KeyboardInterrupt" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo Traceback; echo the disk is full; exit 1", "a worker ended early: the disk is full"),
+        ("exit 3", "a worker ended early: it left no message"),
+        ("kill -KILL $$", "a worker was ended from outside by SIGKILL.*call the same command again"),
+    ],
+    ids=["with a message", "without one", "killed"],
+)
+def test_a_workers_failure_is_one_line(
+    script: str, words: str, stand_in: Callable[[str], None], tmp_path: Path, quiet: Console
+) -> None:
+    stand_in(script)
+    with pytest.raises(UserError, match=words) as caught:
+        run_grid(cells(), tmp_path / "runs", 2, quiet)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_debug_shows_all_that_a_failed_worker_said(
+    stand_in: Callable[[str], None],
+    tmp_path: Path,
+    quiet: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("INFINITEVL_BENCH_DEBUG", "1")
+    stand_in("echo first line; echo last line; exit 1")
+    with pytest.raises(UserError, match="last line"):
+        run_grid(cells(), tmp_path / "runs", 1, quiet)
+    assert capsys.readouterr().err == "first line\nlast line\n"
+
+
+def test_a_held_cell_is_passed_over_and_named(
+    stand_in: Callable[[str], None], tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, free = cells()
+    ran = []
+    with RunFolder(tmp_path, held):
+
+        def run_cell(spec: RunSpec, runs: Path) -> None:
+            with RunFolder(runs, spec) as folder:
+                ran.append(spec.id)
+                folder.finish([], status="ok")
+
+        monkeypatch.setattr("infinitevl_bench.ablations.cell.run_cell", run_cell)
+        assert work([held, free], tmp_path) == 0
+        assert ran == [free.id]
+        stand_in("exit 0")
+        with pytest.raises(RunHeldError, match=f"{held.id} is held by another process; wait for it"):
+            run_grid([held, free], tmp_path, 1, quiet)
+    with pytest.raises(UserError, match=f"{held.id} did not finish; call the same command again"):
+        run_grid([held, free], tmp_path, 1, quiet)
+
+
+@pytest.fixture
+def cell(tmp_path: Path, whole: tuple[Path, list[Record]]) -> Iterator[RunFolder]:
+    """A cell that was not begun, its pages at hand."""
+    (tmp_path / "cache").symlink_to(whole[0] / "cache")
+    folder = RunFolder(tmp_path, cells()[0])
+    with folder:
+        pass
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.jsonl", b'{"step": 1}\nnot JSON\n', "metrics.jsonl, line 2: damaged; remove the line"),
+        ("metrics.jsonl", b"\xff\xfe\n", "metrics.jsonl, line 1: damaged; remove the line"),
+        ("checkpoint.safetensors", b"too short", "checkpoint.safetensors cannot be read"),
+    ],
+    ids=["a broken row", "bytes that are no text", "a broken checkpoint"],
+)
+def test_damage_ends_a_cell_in_one_line_that_names_the_file(
+    name: str, content: bytes, words: str, cell: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cell.path / name).write_bytes(content)
+    assert work([cell.spec], cell.path.parent) == 1
+    said = capsys.readouterr().out
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+    assert (cell.path / name).read_bytes() == content
+    assert not cell.finished
+
+
+def test_a_full_disk_ends_a_cell_in_one_line_and_keeps_what_is_written(
+    cell: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with cell:
+        cell.append("metrics.jsonl", {"step": 1, "seconds": 1.0})
+    monkeypatch.setattr("infinitevl_bench.records.os.fsync", full)
+    assert work([cell.spec], cell.path.parent) == 1
+    said = capsys.readouterr().out
+    assert "No space left on device; free some space" in said
+    assert len(said.strip().splitlines()) == 1
+    assert cell.rows("metrics.jsonl") == [{"step": 1, "seconds": 1.0}]
+    # No half-written temporary file is left to fill the disk further.
+    assert {path.name for path in cell.path.iterdir()} == {".lock", "spec.yaml", "metrics.jsonl"}
+
+
+def test_a_damaged_result_is_said_before_anything_is_trained(tmp_path: Path, no_training: None, quiet: Console) -> None:
+    _, last = cells()
+    with RunFolder(tmp_path, last) as folder:
+        (folder.path / "result.json").write_text('{"records": [{')
+    with pytest.raises(UserError, match=r"result.json cannot be read.*remove the file to run again"):
+        run_grid(cells(), tmp_path, 1, quiet)
+
+
+def test_a_file_in_the_place_of_the_runs_is_named(tmp_path: Path, no_training: None, quiet: Console) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*runs.*choose another folder with --runs"):
+        run_grid(cells(), tmp_path / "runs", 1, quiet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pages": 3}, "3 pages make no batch of 4; give --pages 4 or more"),
+        ({"questions": 10_001}, "at most 10,000 questions"),
+    ],
+    ids=["too few pages", "too many questions"],
+)
+def test_sizes_that_cannot_be_are_refused_before_anything_is_trained(
+    changes: dict[str, Any], words: str, tmp_path: Path, no_training: None
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        ablate_command(**OPTIONS | changes, runs=tmp_path)
+    assert caught.value.exit_code == 2
