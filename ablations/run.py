@@ -165,9 +165,15 @@ def _stop(workers: list[_Worker]) -> None:
 def _failure(worker: _Worker) -> UserError:
     """What a worker that did not end well has said, in one line; all of it under --debug."""
     code = worker.process.returncode
-    if code < 0:
-        reason = f"{signal.Signals(-code).name}, perhaps for lack of memory; call the same command again to go on"
-        return UserError(f"a worker was ended from outside by {reason}", 1)
+    # A worker that ends in order at a signal says so as a shell does, by 128 more than its number.
+    number = -code if code < 0 else code - 128
+    if number > 0:
+        name = signal.Signals(number).name
+        return UserError(
+            f"a worker was ended from outside by {name}{', perhaps for lack of memory' * (name == 'SIGKILL')}; "
+            "call the same command again to go on",
+            1,
+        )
     text = worker.log.read_text(encoding="utf-8", errors="replace").strip()
     if os.environ.get("INFINITEVL_BENCH_DEBUG"):
         sys.stderr.write(text + "\n")

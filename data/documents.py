@@ -12,9 +12,10 @@ from .drawing import FACES, Colour, add_noise, distinct_values, draw_text, ink, 
 from .pages import Page, Question, TextBox
 
 KEYS = (
-    "TOTAL", "DATE", "NAME", "CODE", "TAX", "ITEM", "CITY", "UNIT", "PRICE", "BATCH", "ROOM", "SEAT",
-    "GATE", "ZONE", "RATE", "FEE", "LOT", "AGE", "ROW", "MODEL", "ORDER", "PHONE", "ID", "NO",
+    "NAME", "NUMBER", "TITLE", "LABEL", "PAGE", "TABLE", "ROW", "COLUMN", "CELL", "FIELD", "ENTRY", "CHART",
+    "POINT", "IMAGE", "GRAPH", "LETTER", "CHOICE", "TOP", "BOTTOM", "LEFT", "RIGHT", "SLICE", "COUNT", "MIDDLE",
 )  # fmt: skip
+"""Printed in capitals; a question names one in lower case, where each is one token, as a common word is anywhere."""
 
 TEMPLATES = ("what is the {key}?", "read the value of {key}.", "which value is next to {key}?")
 
@@ -79,7 +80,8 @@ def draw_page(rng: random.Random, level: int) -> Page:
     image = slant(image, rng, 0.6, background)
     image = add_noise(image, rng, rng.uniform(0, 6))
     questions = tuple(
-        Question(rng.choice(TEMPLATES).format(key=key), (value,)) for key, value in zip(keys, values, strict=True)
+        Question(rng.choice(TEMPLATES).format(key=key.lower()), (value,))
+        for key, value in zip(keys, values, strict=True)
     )
     # Questions come in random order: the place of a question must not tell the place of its answer.
     shuffled = tuple(rng.sample(questions, len(questions)))

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors import SafetensorError
@@ -210,16 +210,30 @@ def _encoders(
         finally:
             torch.set_num_threads(threads)
         return
-    weights = {name: tensor.cpu().numpy() for name, tensor in model.model.visual.state_dict().items()}
+    with tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as scratch:
+        # In a file: what is handed over with the start of a process must be read before the next one is started.
+        weights = Path(scratch, "tower.safetensors")
+        weights.write_bytes(
+            save({name: tensor.cpu().contiguous() for name, tensor in model.model.visual.state_dict().items()})
+        )
+        with _pool(workers, model.config, weights, device) as encode_with:
+            yield lambda ranges: encode_with(spec, ranges)
+
+
+@contextmanager
+def _pool(
+    workers: int, config: Any, weights: Path, device: str
+) -> Iterator[Callable[[PageSetSpec, list[tuple[int, int]]], Iterator[dict[str, Tensor]]]]:
+    others = set(multiprocessing.active_children())
     # Spawned, not forked: the parent may hold threads and an accelerator.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(model.config, weights, device),
+        initargs=(config, weights, device),
     )
 
-    def encode(ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+    def encode(spec: PageSetSpec, ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
         # The processes start here and inherit the block: Ctrl-C in a terminal is for this process alone.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -235,6 +249,11 @@ def _encoders(
             "call the same command again, with fewer --pages if need be",
             1,
         ) from None
+    except BaseException:
+        # What they are at is begun again by the next call; a pool that was interrupted while it started never ends.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -242,7 +261,7 @@ def _encoders(
 _worker: tuple[Any, Any, str]
 
 
-def _start_worker(config: Any, weights: dict[str, np.ndarray], device: str) -> None:
+def _start_worker(config: Any, weights: Path, device: str) -> None:
     from ..models.hybrid import HybridVLForConditionalGeneration
     from ..models.processor import load_processor
 
@@ -250,7 +269,7 @@ def _start_worker(config: Any, weights: dict[str, np.ndarray], device: str) -> N
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     model = HybridVLForConditionalGeneration(config)
-    model.model.visual.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    model.model.visual.load_state_dict(load_file(weights))
     model.model.visual.to(device)
     _worker = (model, load_processor(), device)
 

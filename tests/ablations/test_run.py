@@ -38,12 +38,13 @@ OPTIONS: dict[str, Any] = {
 BENCHMARKS = SCALES["tiny"].benchmarks
 
 GRID_IN_A_PROCESS = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from infinitevl_bench.ablations import run
 from infinitevl_bench.ablations.command import ablate_command
 
 run.prepare_pages = lambda *_: None  # a worker draws what is missing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
 ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
 """
 
@@ -190,8 +191,9 @@ def test_an_interrupted_grid_ends_its_workers(tmp_path: Path) -> None:
         ("echo Traceback; echo the disk is full; exit 1", "a worker ended early: the disk is full"),
         ("exit 3", "a worker ended early: it left no message"),
         ("kill -KILL $$", "a worker was ended from outside by SIGKILL.*call the same command again"),
+        ("exit 143", "a worker was ended from outside by SIGTERM; call the same command again"),
     ],
-    ids=["with a message", "without one", "killed"],
+    ids=["with a message", "without one", "killed", "ended in order"],
 )
 def test_a_workers_failure_is_one_line(
     script: str, words: str, stand_in: Callable[[str], None], tmp_path: Path, quiet: Console
