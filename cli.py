@@ -23,6 +23,8 @@ app = typer.Typer(
 bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
 
+INTERRUPTED = 130
+
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
@@ -207,9 +209,11 @@ def main() -> None:
             raise
         typer.echo(f"infinitevl-bench: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("infinitevl-bench: interrupted; nothing is lost, call the same command again to go on", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        # typer turns an interruption into this exit code, and says nothing.
+        if stop.code == INTERRUPTED:
+            typer.echo("infinitevl-bench: interrupted; nothing is lost, call the same command again to go on", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -302,6 +302,8 @@ def measured_records(runs: Path | None) -> list[Record]:
     ]
     if runs is None or not runs.exists():
         return shipped
+    if not runs.is_dir():
+        raise UserError(f"{runs} is a file, not a folder of runs; name another with --runs")
     local = [
         record
         for folder, result in finished_runs(runs)

@@ -42,12 +42,13 @@ class Scale:
 SCALES: dict[str, Scale] = {
     "tiny": Scale(
         preset="tiny",
-        pages=PageSetSpec(weights={"documents": 3, "scene_text": 2, "transcription": 2, "shapes": 1}, pages=4096),
-        training=TrainArguments(steps=300, batch_size=16, length_groups=3, learning_rate=2e-3),
+        # Charts are what a core learns to read in minutes: digits in one typeface. Documents take it longer.
+        pages=PageSetSpec(weights={"charts": 3, "documents": 1}, pages=4096),
+        training=TrainArguments(steps=600, batch_size=8, length_groups=2, learning_rate=2e-3),
         recipe="inherit",
-        benchmarks=("DocVQA", "TextVQA", "OCRBench", "RealWorldQA"),
+        benchmarks=("ChartQA", "DocVQA"),
         questions=200,
-        cost="about 3 minutes on one CPU core",
+        cost="about 6 minutes on one CPU core",
     ),
     "small": Scale(
         preset="small",
@@ -58,7 +59,7 @@ SCALES: dict[str, Scale] = {
         recipe="scratch",
         benchmarks=("DocVQA", "TextVQA", "OCRBench", "ChartQA", "RealWorldQA"),
         questions=1000,
-        cost="minutes on one GPU",
+        cost="not timed; a step took 0.14 s on an H100 that ran three trainings at once",
     ),
 }
 

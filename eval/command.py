@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
-from ..records import Record, RunFolder, RunSpec, finished_runs, package_path
+from ..records import Record, RunFolder, RunSpec, file_digest, finished_runs, package_path
 from .benchmarks import Benchmark, find_benchmark
 from .sources import QUESTIONS, Split, choose_split, official_path
 
@@ -202,7 +202,7 @@ def _fingerprint(reference: str) -> str | None:
     if files:
         return _hash(*files, path / "config.json")
     if reference == SHIPPED:
-        return _hash(package_path(*TEACHER), package_path(*VISION_TOWER))
+        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
     from ..models.presets import PRESETS
 
     return f"preset:{reference}" if reference in PRESETS else None

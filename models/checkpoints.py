@@ -98,7 +98,7 @@ def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None
         processor = load_processor(source)
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot load a model from {reference}: {reason}", 1) from error
+        raise UserError(f"cannot load a model from {reference}: {reason}; save or download it again", 1) from error
     return LoadedModel(
         model.to(device).eval(), processor, path.parent.name if path.name == "model" else path.name, False
     )

@@ -59,6 +59,8 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
         UserError: if the two do not fit; nothing is changed then.
     """
     linear = student.config.text_config.linear_layers
+    if teacher.config.text_config.linear_layers:
+        raise UserError("a teacher has attention in every layer; this one has linear mixers; name another")
     mixers = tuple(f"model.language_model.layers.{index}.self_attn." for index in linear)
     theirs = teacher.state_dict()
     ours = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(mixers)}
@@ -69,6 +71,9 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
                 f"the teacher does not fit the student: {name} is {list(tensor.shape)} here and {found} there; "
                 "give both the same depth and widths"
             )
+    surplus = [name for name in theirs if name not in ours and not name.startswith(mixers)]
+    if surplus:
+        raise UserError(f"the teacher has {surplus[0]}, which the student lacks; give both the same depth and widths")
     for index in linear:
         _mixer(student, index).init_from_attention(teacher.model.language_model.layers[index].self_attn)
     for name, tensor in ours.items():

@@ -172,6 +172,8 @@ def train(
             save_checkpoint(checkpoint, model, prepared_optimizer, step, data_key)
             last_saved = time.monotonic()
     model.eval()
+    # What comes after training may be interrupted too.
+    save_checkpoint(checkpoint, model, prepared_optimizer, step, data_key)
     rows = folder.rows(METRICS)
     return TrainResult("ok", step, float(rows[-1]["loss"]) if rows else math.nan, clock.seconds, clock.tokens)
 

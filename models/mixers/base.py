@@ -218,7 +218,7 @@ class TokenMixer(nn.Module):
     def init_from_attention(self, attention: nn.Module) -> None:
         """Take over the projections of the attention that this mixer replaces, as the paper's students do.
 
-        Grouped key and value heads are repeated. Where the mixer's values are wider than the attention's, the repeated
+        Short convolutions begin by passing every token on. Grouped key and value heads are repeated. Where the mixer's values are wider than the attention's, the repeated
         copies share the output projection between them, so that the sum over copies is the attention's own.
 
         Args:
@@ -244,6 +244,11 @@ class TokenMixer(nn.Module):
         self.q_proj.weight.copy_(q)
         self.k_proj.weight.copy_(repeated(k, 1))
         self.v_proj.weight.copy_(repeated(v, copies))
+        for module in self.modules():
+            if isinstance(module, ShortConvolution):
+                # Let each token through as it is: attention has no convolution.
+                module.weight.zero_()
+                module.weight[:, :, -1] = 1.0
         shared = o.unflatten(1, (self.H, self.K)).repeat(1, 1, copies) / copies
         self.o_proj.weight.copy_(shared.flatten(1))
 

@@ -111,3 +111,18 @@ def test_another_width_is_refused_and_changes_nothing(make_config: Callable[...,
     with pytest.raises(UserError, match=r"mlp.* is \[.*64.*\] here and \[.*48.*\] there"):
         inherit(student, teacher)
     assert same(before, student.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [(("SL", 4), ("F", 8), "lacks"), (("L", 4), ("FL", 4), "attention in every layer")],
+    ids=["deeper teacher", "teacher with mixers"],
+)
+def test_a_teacher_of_another_kind_is_refused(
+    student: tuple[str, int], teacher: tuple[str, int], words: str, make_model: Callable[..., Any]
+) -> None:
+    ours, theirs = make_model(student[0], depth=student[1]), make_model(teacher[0], depth=teacher[1])
+    before = copied(ours)
+    with pytest.raises(UserError, match=words):
+        inherit(ours, theirs)
+    assert same(before, ours.state_dict())
