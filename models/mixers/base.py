@@ -218,8 +218,9 @@ class TokenMixer(nn.Module):
     def init_from_attention(self, attention: nn.Module) -> None:
         """Take over the projections of the attention that this mixer replaces, as the paper's students do.
 
-        Short convolutions begin by passing every token on. Grouped key and value heads are repeated. Where the mixer's values are wider than the attention's, the repeated
-        copies share the output projection between them, so that the sum over copies is the attention's own.
+        Short convolutions begin by passing every token on. Grouped key and value heads are repeated. Where the mixer's
+        values are wider than the attention's, the repeated copies share the output projection between them, so that
+        the sum over copies is the attention's own.
 
         Args:
             attention: with ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` of the same width and heads of width K.
