@@ -87,7 +87,7 @@ def test_a_student_with_sliding_windows_says_the_same_within_the_window(
 
 @pytest.mark.parametrize(
     ("teacher_pattern", "teacher_depth", "student_depth", "words"),
-    [("F", 2, 4, "missing"), ("L", 4, 4, "does not fit")],
+    [("F", 2, 4, "missing"), ("L", 4, 4, "attention in every layer")],
     ids=["a shallower teacher", "a teacher without attention"],
 )
 def test_a_misfit_is_refused_and_changes_nothing(
