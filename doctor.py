@@ -140,7 +140,7 @@ def backends() -> Iterable[tuple[str, str, str, str, str]]:
 
 
 def _why_not_fla(recurrence: "Recurrence", probe: "Tensor", inference: str, training: str) -> str:
-    from .models.ops.kernels import kernel_trouble
+    from .models.ops.kernels import auto_trouble
 
     if inference == training == "fla":
         return ""
@@ -148,7 +148,7 @@ def _why_not_fla(recurrence: "Recurrence", probe: "Tensor", inference: str, trai
         return "flash-linear-attention has no kernel for it"
     if probe.device.type != "cuda":
         return "its kernels run on CUDA devices only"
-    trouble = kernel_trouble(recurrence.name, with_gradient=inference == "fla")
+    trouble = auto_trouble(recurrence.name, with_gradient=inference == "fla")
     return "" if trouble is None else f"{'training: ' if inference == 'fla' else ''}{trouble}"
 
 

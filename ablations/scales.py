@@ -22,7 +22,7 @@ class Scale:
 
     Attributes:
         preset: the model's size.
-        pages: the training set; its seed is replaced by the cell's.
+        pages: the training set, the same for every seed; the order is the seed's.
         training: hyper-parameters; its seed is replaced by the cell's.
         recipe: how a cell begins, a name in `RECIPES`.
         benchmarks: what a cell is scored on, by the paper's names.

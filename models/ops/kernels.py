@@ -12,6 +12,17 @@ import torch
 GATED = frozenset({"gated_delta_rule", "gated_linear_attention", "state_space_dual"})
 """Recurrences whose backward pass runs the kernel that fla refuses on Hopper with Triton 3.4 to 3.7.0."""
 
+COMPARED = frozenset({"gated_delta_rule"})
+"""Recurrences whose kernel was compared with its definition on a GPU, outputs and gradients; `auto` takes no other."""
+
+
+def auto_trouble(recurrence: str, with_gradient: bool = False) -> str | None:
+    """Why `auto` does not take a recurrence's kernel, which may still be asked for by name; None where it does."""
+    trouble = kernel_trouble(recurrence, with_gradient)
+    if trouble is None and recurrence not in COMPARED:
+        return "not yet compared with its definition on a GPU; backend fla asks for it all the same"
+    return trouble
+
 
 @cache
 def kernel_trouble(recurrence: str, with_gradient: bool = False) -> str | None:

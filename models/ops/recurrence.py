@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError, unknown_name
-from .kernels import kernel_trouble
+from .kernels import auto_trouble, kernel_trouble
 
 BACKENDS = ("auto", "reference", "torch", "fla")
 
@@ -64,7 +64,9 @@ class Recurrence:
         """
         if v.shape[1] == 0:
             return torch.empty_like(v), start_state(k, v, state)
-        with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *gates))
+        with_gradient = torch.is_grad_enabled() and any(
+            x.requires_grad for x in (q, k, v, *gates, state) if x is not None
+        )
         form = self.form(self.resolve(backend, v, with_gradient))
         return form(q, k, v, *gates, state=state)
 
@@ -75,10 +77,12 @@ class Recurrence:
         if backend != "auto":
             return backend
         kernel_fits = self.kernel is not None and v.device.type == "cuda" and v.dtype != torch.float64
-        if kernel_fits and kernel_trouble(self.name, with_gradient) is None:
+        one_token = v.shape[1] == 1
+        # Kernels of a single step are for decoding; nothing says that all of them have a gradient.
+        if kernel_fits and not (one_token and with_gradient) and auto_trouble(self.name, with_gradient) is None:
             return "fla"
         # One token is one step: chunking it would only add work.
-        return "reference" if v.shape[1] == 1 else "torch"
+        return "reference" if one_token else "torch"
 
     def form(self, backend: str) -> Form:
         """The function of a backend.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -444,6 +445,20 @@ def test_a_kernel_that_is_not_usable_says_why(recurrence: Recurrence) -> None:
     inputs, _ = make(recurrence, 2)
     with pytest.raises(UserError, match=r"backend fla cannot run .*; use torch or auto"):
         recurrence(*inputs, backend="fla")
+
+
+@every_recurrence
+@pytest.mark.parametrize(("T", "with_gradient"), [(1, False), (1, True), (64, False), (64, True)])
+def test_auto_takes_only_kernels_that_were_compared(
+    recurrence: Recurrence, T: int, with_gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infinitevl_bench.models.ops import kernels
+
+    monkeypatch.setattr(kernels, "kernel_trouble", lambda *_: None)
+    there = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, T, 1, 8))
+    chosen = recurrence.resolve("auto", there, with_gradient)
+    compared = recurrence.name in kernels.COMPARED and not (T == 1 and with_gradient)
+    assert chosen == ("fla" if compared else "reference" if T == 1 else "torch")
 
 
 @every_recurrence
