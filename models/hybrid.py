@@ -6,6 +6,7 @@ generation) is transformers' own. With every layer ``full_attention`` this *is* 
 """
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLTextModel,
 )
 
+from ..errors import UserError
+from .attention import WINDOWED
 from .cache import HybridCache
-from .config import HybridVLConfig, HybridVLTextConfig
+from .config import LAYER_TYPES, HybridVLConfig, HybridVLTextConfig
 from .mixers.base import TokenMixer
 from .registry import get_mixer
 
@@ -53,6 +56,8 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
 
     def __init__(self, config: HybridVLTextConfig) -> None:
         super().__init__(config)
+        if config._attn_implementation in (None, "sdpa"):
+            config._attn_implementation = WINDOWED
         if config.linear_layers:
             mixer = get_mixer(config.mixer)
             for index in config.linear_layers:
@@ -72,11 +77,19 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
 
         ``attention_mask`` is ``[B, past + T]``, 0 where padded. Attention layers get their causal masks from it, mixers
         the part that belongs to the new tokens.
+
+        ``cu_seq_lens_q`` ``[N + 1]`` among the further arguments says where each of N sequences packed into a batch of
+        one begins, and the end: each then gives what it gives alone. Positions begin anew with each, unless given.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         cache = kwargs.pop("cache", None)
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
+        packed = kwargs.get("cu_seq_lens_q")
+        if packed is not None:
+            attention_mask, position_ids, use_cache = self._packed(
+                packed, inputs_embeds, attention_mask, position_ids, cache
+            )
         if use_cache is None:
             use_cache = self.config.use_cache and not (self.training and self.gradient_checkpointing)
         if use_cache and cache is None:
@@ -98,6 +111,35 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
             cache.count(inputs_embeds.shape[1])
         return output
 
+    def _packed(
+        self,
+        cu_seq_lens: Tensor,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict[str, Tensor | None] | None,
+        position_ids: Tensor | None,
+        cache: Any,
+    ) -> tuple[dict[str, Tensor | None], Tensor, bool]:
+        """Check packed sequences, and give their masks (none), their positions, and that nothing is cached."""
+        B, T = inputs_embeds.shape[:2]
+        ends = cu_seq_lens.tolist()
+        if B != 1 or ends[0] != 0 or ends[-1] != T or any(a >= b for a, b in pairwise(ends)):
+            raise UserError(
+                f"cu_seq_lens_q {ends} does not cut a batch of {B} with {T} tokens into sequences; it must rise from 0 "
+                "to the number of tokens of a batch of one"
+            )
+        if cache is not None or attention_mask is not None:
+            raise UserError("packed sequences take neither a cache nor an attention mask; pass cu_seq_lens_q alone")
+        if self._has_attention and self.config._attn_implementation not in (WINDOWED, "flash_attention_2"):
+            raise UserError(
+                f"attention implementation {self.config._attn_implementation!r} cannot take packed sequences; use "
+                f"{WINDOWED!r} or 'flash_attention_2'"
+            )
+        if position_ids is None:
+            lengths = cu_seq_lens.diff().to(inputs_embeds.device)
+            starts = cu_seq_lens[:-1].to(inputs_embeds.device).repeat_interleave(lengths)
+            position_ids = (torch.arange(T, device=inputs_embeds.device) - starts).expand(3, 1, T)
+        return dict.fromkeys(LAYER_TYPES.values()), position_ids, False
+
     @property
     def _has_attention(self) -> bool:
         return any(layer_type != "linear_attention" for layer_type in self.config.layer_types)
@@ -106,6 +148,11 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Any
     ) -> dict[str, Tensor | None]:
         """Build one mask for each layer type that occurs."""
+        masks: dict[str, Tensor | None] = {"linear_attention": padding_of_new_tokens(inputs_embeds, attention_mask)}
+        ours = self.config._attn_implementation == WINDOWED and (cache is None or isinstance(cache, DynamicCache))
+        if ours and (attention_mask is None or attention_mask.ndim == 2):
+            padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+            return masks | {"full_attention": padding, "sliding_attention": padding}
         # Four rows of positions are three for rotary embedding after one that numbers the text tokens.
         text_positions = position_ids[0] if position_ids is not None and position_ids.shape[0] == 4 else None
         arguments = {
@@ -115,7 +162,6 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
             "position_ids": text_positions,
             CACHE_ARGUMENT: cache,
         }
-        masks: dict[str, Tensor | None] = {"linear_attention": padding_of_new_tokens(inputs_embeds, attention_mask)}
         if "full_attention" in self.config.layer_types:
             masks["full_attention"] = create_causal_mask(**arguments)
         if "sliding_attention" in self.config.layer_types:
