@@ -205,6 +205,17 @@ class HybridVLForConditionalGeneration(HybridVLPreTrainedModel, Qwen2_5_VLForCon
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
+    def generate(self, *args: Any, decoder: Any = None, **kwargs: Any) -> Any:
+        """transformers' `generate`; with a ``decoder``, a `graph.GraphedDecoder` of this model, by its captured steps.
+
+        The decoder's own arguments are then ``max_new_tokens`` and what the processor gives; it writes greedily.
+        """
+        if decoder is None:
+            return super().generate(*args, **kwargs)
+        from .fast.generation import generate
+
+        return generate(decoder, *args, **kwargs)
+
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
     ) -> Any:

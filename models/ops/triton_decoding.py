@@ -1,0 +1,150 @@
+"""Triton kernels of a decode step: one token of one sequence through a layer in a handful of launches.
+
+Each is called, documented and given its definition in plain torch by the module that is named in its docstring. This
+file imports Triton at its top, so it is imported by those functions when they run a kernel, and by nothing else.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attend_piece(
+    query, keys, values, used, partial, weight, scale, S, pieces, per_piece,
+    G: tl.constexpr, HEADS: tl.constexpr, HEADS_PADDED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`decode_attention`: softmax over one piece of the slots, for the heads of one group; grid (B · G, pieces)."""
+    group, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    heads, channels = tl.arange(0, HEADS_PADDED), tl.arange(0, K)
+    row = group * HEADS + heads
+    real = heads < HEADS
+    q = tl.load(query + row[:, None] * K + channels[None, :], mask=real[:, None], other=0.0)
+    n = tl.load(used)
+    begin = piece * per_piece
+    end = tl.minimum(begin + per_piece, n)
+    largest = tl.full([HEADS_PADDED], -float("inf"), tl.float32)
+    total = tl.zeros([HEADS_PADDED], tl.float32)
+    o = tl.zeros([HEADS_PADDED, K], tl.float32)
+    for start in range(begin, end, BLOCK):
+        slot = start + tl.arange(0, BLOCK)
+        inside = slot < end
+        at = group * S * K + slot[:, None].to(tl.int64) * K + channels[None, :]
+        k = tl.load(keys + at, mask=inside[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k)) * scale
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+        new_largest = tl.maximum(largest, tl.max(scores, 1))
+        p = tl.exp(scores - new_largest[:, None])
+        shrink = tl.exp(largest - new_largest)
+        v = tl.load(values + at, mask=inside[:, None], other=0.0)
+        o = o * shrink[:, None] + tl.dot(p.to(v.dtype), v)
+        total = total * shrink + tl.sum(p, 1)
+        largest = new_largest
+    place = row * pieces + piece
+    tl.store(partial + place[:, None] * K + channels[None, :], o, mask=real[:, None])
+    tl.store(weight + place * 2, largest, mask=real)
+    tl.store(weight + place * 2 + 1, total, mask=real)
+
+
+@triton.jit
+def merge_pieces(partial, weight, output, pieces, K: tl.constexpr, PIECES_PADDED: tl.constexpr):
+    """`decode_attention`: the pieces of one head together; grid (B · H)."""
+    row = tl.program_id(0).to(tl.int64)
+    piece, channels = tl.arange(0, PIECES_PADDED), tl.arange(0, K)
+    there = piece < pieces
+    largest = tl.load(weight + (row * pieces + piece) * 2, mask=there, other=-float("inf"))
+    total = tl.load(weight + (row * pieces + piece) * 2 + 1, mask=there, other=0.0)
+    # An empty piece has the weight exp(−inf) = 0.
+    share = tl.exp(largest - tl.max(largest, 0))
+    at = (row * pieces + piece[:, None]) * K + channels[None, :]
+    o = tl.load(partial + at, mask=there[:, None], other=0.0)
+    o = tl.sum(o * share[:, None], 0) / tl.sum(total * share, 0)
+    tl.store(output + row * K + channels, o)
+
+
+@triton.jit
+def matrix_vector(
+    x, matrix, output, norm, gate, bias, residual, conv_state, filters, N, convolved, eps,
+    COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, NORM: tl.constexpr,
+    HEAD_NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, CONV: tl.constexpr,
+):  # fmt: skip
+    """`matrix_vector`: rows of the matrix times the vector, with what is around it; grid (row blocks)."""
+    rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+    inside = rows < N
+    columns = tl.arange(0, BLOCK_COLUMNS)
+    products = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    up_products = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    squares = tl.zeros([BLOCK_COLUMNS], tl.float32)
+    for start in range(0, COLUMNS, BLOCK_COLUMNS):
+        column = start + columns
+        there = column < COLUMNS
+        value = tl.load(x + column, mask=there, other=0.0).to(tl.float32)
+        if NORM:
+            squares += value * value
+            value = value * tl.load(norm + column, mask=there, other=0.0).to(tl.float32)
+        if HEAD_NORM:
+            # One block of columns is one head.
+            mean = tl.sum(value * value, 0) / BLOCK_COLUMNS
+            value = value * tl.rsqrt(mean + eps) * tl.load(norm + columns).to(tl.float32)
+            g = tl.load(gate + column).to(tl.float32)
+            value = value * g * tl.sigmoid(g)
+        at = rows[:, None] * COLUMNS + column[None, :]
+        mask = inside[:, None] & there[None, :]
+        w = tl.load(matrix + at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        products += w * value[None, :]
+        if SWIGLU:
+            up = tl.load(
+                matrix + N.to(tl.int64) * COLUMNS + at, mask=mask, other=0.0, eviction_policy="evict_first"
+            )  # fmt: skip
+            up_products += up.to(tl.float32) * value[None, :]
+    y = tl.sum(products, 1)
+    up_y = tl.sum(up_products, 1)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(squares, 0) / COLUMNS + eps)
+        y = y * scale
+        up_y = up_y * scale
+    if BIAS:
+        y += tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)
+    if SWIGLU:
+        y = y * tl.sigmoid(y) * up_y
+    if CONV > 0:
+        # The first rows are channels of short convolutions: each program owns the past of its channels.
+        channel = inside & (rows < convolved)
+        new = y.to(output.dtype.element_ty)
+        mixed = new.to(tl.float32) * tl.load(filters + rows * CONV + CONV - 1, mask=channel, other=0.0).to(tl.float32)
+        for i in tl.static_range(CONV - 1):
+            past = tl.load(conv_state + rows * (CONV - 1) + i, mask=channel, other=0.0)
+            mixed += past.to(tl.float32) * tl.load(filters + rows * CONV + i, mask=channel, other=0.0).to(tl.float32)
+            if i > 0:
+                tl.store(conv_state + rows * (CONV - 1) + i - 1, past, mask=channel)
+        tl.store(conv_state + rows * (CONV - 1) + CONV - 2, new, mask=channel)
+        y = tl.where(channel, mixed * tl.sigmoid(mixed), y)
+    if RESIDUAL:
+        y += tl.load(residual + rows, mask=inside, other=0.0).to(tl.float32)
+    tl.store(output + rows, y, mask=inside)
+
+
+@triton.jit
+def delta_rule_step(
+    projected, A_log, dt_bias, state, output,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """`delta_step`: one step for a block of one head's value channels; grid (H, V / BLOCK_V)."""
+    h, block = tl.program_id(0), tl.program_id(1)
+    keys, values = tl.arange(0, K), block * BLOCK_V + tl.arange(0, BLOCK_V)
+    q = tl.load(projected + h * K + keys).to(tl.float32)
+    k = tl.load(projected + H * K + h * K + keys).to(tl.float32)
+    v = tl.load(projected + 2 * H * K + h * V + values).to(tl.float32)
+    scalars = 2 * H * K + 2 * H * V
+    a = tl.load(projected + scalars + h).to(tl.float32) + tl.load(dt_bias + h).to(tl.float32)
+    b = tl.load(projected + scalars + H + h).to(tl.float32)
+    q = q * tl.rsqrt(tl.sum(q * q, 0) + 1e-6) * (K**-0.5)
+    k = k * tl.rsqrt(tl.sum(k * k, 0) + 1e-6)
+    # softplus, linear where its exponential would not fit.
+    rate = tl.where(a > 20.0, a, tl.log(1.0 + tl.exp(tl.minimum(a, 20.0))))
+    decay = tl.exp(-tl.exp(tl.load(A_log + h).to(tl.float32)) * rate)
+    at = state + h * K * V + keys[:, None] * V + values[None, :]
+    S = tl.load(at) * decay
+    written = tl.sigmoid(b) * (v - tl.sum(S * k[:, None], 0))
+    S += k[:, None] * written[None, :]
+    tl.store(at, S)
+    tl.store(output + h * V + values, tl.sum(S * q[:, None], 0))
