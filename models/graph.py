@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from .fast.decoder import FastDecoder
@@ -81,7 +81,7 @@ class GraphedDecoder:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         batch_size: int = 1,
         max_length: int | None = None,
         chunk: int | None = None,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from .fast.vision import FastVisionTower
@@ -39,7 +39,7 @@ class StreamingSession:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         processor: Any,
         frames_per_second: float = 1.0,
         max_length: int | None = None,

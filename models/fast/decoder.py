@@ -1,8 +1,10 @@
 """The decoder on the fast path: a loop over layers without masks, hooks or Python numbers that change."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops.matrix_vector import Around, matrix_vector
 from .layers import FastFeedForward, FastMixer, fast_mixer
@@ -17,7 +19,7 @@ class FastDecoder:
         model: a `HybridVLForConditionalGeneration` on its device; its weights are shared, not copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         text = model.model.language_model
         self.text = text
         self.head = model.lm_head.weight

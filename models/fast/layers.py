@@ -8,7 +8,7 @@ which everything around a matrix product is part of its kernel. Mixers without a
 from typing import Any, Protocol
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cache import MixerState
 from ..mixers.base import TokenMixer
@@ -36,39 +36,37 @@ class FastMixer(Protocol):
 class FastAttention:
     """Qwen2.5-VL's attention, full or over a window; q, k and v in one product."""
 
-    def __init__(self, attention: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, attention: Any, norm: Any) -> None:
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.weight = merged([projection.weight for projection in projections])
         self.bias = merged([projection.bias for projection in projections])
         self.out = attention.o_proj.weight
         self.width = attention.head_dim
-        self.sizes = [projection.out_features for projection in projections]
+        self.heads = [projection.out_features // self.width for projection in projections]
         self.scale = attention.scaling
         self.norm, self.eps = norm.weight, norm.variance_epsilon
 
     def chunk(self, normed: Tensor, slots: KeyValueSlots, seen: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As `FastMixer.chunk` says."""
-        q, k, v = self._heads(F.linear(normed, self.weight, self.bias))
-        q, k = fused(rotated, q, cos, sin), fused(rotated, k, cos, sin)
-        return F.linear(slots.attend(q, k, v, seen, self.scale).flatten(2), self.out)
+        projected = F.linear(normed, self.weight, self.bias).unflatten(-1, (-1, self.width))
+        if projected.shape[1] == 1:
+            o = slots.attend_one(projected[:, 0], cos[:, 0], sin[:, 0], seen, self.scale).unsqueeze(1)
+        else:
+            q, k, v = projected.split(self.heads, dim=2)
+            o = slots.attend(fused(rotated, q, cos, sin), fused(rotated, k, cos, sin), v, seen, self.scale)
+        return F.linear(o.flatten(2), self.out)
 
     def step(self, x: Tensor, slots: KeyValueSlots, seen: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As `FastMixer.step` says."""
         projected = matrix_vector(x, self.weight, Around(norm=self.norm, eps=self.eps, bias=self.bias))
-        q, k, v = self._heads(projected.view(1, 1, -1))
-        q, k = fused(rotated, q, cos, sin), fused(rotated, k, cos, sin)
-        o = slots.attend(q, k, v, seen, self.scale)
+        o = slots.attend_one(projected.view(1, -1, self.width), cos[:, 0], sin[:, 0], seen, self.scale)
         return matrix_vector(o.flatten(), self.out, Around(residual=x))
-
-    def _heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (part.unflatten(-1, (-1, self.width)) for part in projected.split(self.sizes, dim=-1))
-        return q, k, v
 
 
 class FastGatedDeltaNet:
     """Gated DeltaNet with convolutions, gate and norm; its six projections in one product."""
 
-    def __init__(self, mixer: GatedDeltaNet, norm: nn.Module) -> None:
+    def __init__(self, mixer: Any, norm: Any) -> None:
         names = ("q_proj", "k_proj", "v_proj", "g_proj", "a_proj", "b_proj")
         self.weight = merged([getattr(mixer, name).weight for name in names])
         self.filters = merged([getattr(mixer, f"{name}_conv1d").weight for name in "qkv"]).squeeze(1)
@@ -76,7 +74,7 @@ class FastGatedDeltaNet:
         self.norm, self.eps = norm.weight, norm.variance_epsilon
 
     @staticmethod
-    def fits(mixer: nn.Module) -> bool:
+    def fits(mixer: Any) -> bool:
         """Whether a layer is of this kind, with the options of the published model."""
         return type(mixer) is GatedDeltaNet and bool(
             mixer.conv_size and mixer.g_proj is not None and mixer.o_norm is not None and mixer.backend != "reference"
@@ -98,6 +96,8 @@ class FastGatedDeltaNet:
         """As `FastMixer.step` says."""
         mixer = self.mixer
         channels = self.filters.shape[0]
+        if slots.conv is None or slots.recurrent is None:
+            raise TypeError("these slots were not laid out for this mixer")
         around = Around(norm=self.norm, eps=self.eps, conv_state=slots.conv[0], filters=self.filters)
         projected = matrix_vector(x, self.weight, around)
         o = delta_step(projected, mixer.A_log, mixer.dt_bias, slots.recurrent)
@@ -109,7 +109,7 @@ class FastGatedDeltaNet:
 class AnyMixer:
     """A mixer through its own `TokenMixer.mix`."""
 
-    def __init__(self, mixer: TokenMixer, norm: nn.Module) -> None:
+    def __init__(self, mixer: TokenMixer, norm: Any) -> None:
         self.mixer = mixer
         self.norm, self.eps = norm.weight, norm.variance_epsilon
 
@@ -128,7 +128,7 @@ class AnyMixer:
 class FastFeedForward:
     """The FFN; gate and up in one product."""
 
-    def __init__(self, mlp: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, mlp: Any, norm: Any) -> None:
         self.gate_and_up = merged([mlp.gate_proj.weight, mlp.up_proj.weight])
         self.down = mlp.down_proj.weight
         self.norm, self.eps = norm.weight, norm.variance_epsilon
@@ -143,7 +143,7 @@ class FastFeedForward:
         return matrix_vector(hidden, self.down, Around(residual=x))
 
 
-def fast_mixer(layer: nn.Module) -> FastMixer:
+def fast_mixer(layer: Any) -> FastMixer:
     """The fast form of a decoder layer's mixer."""
     mixer, norm = layer.self_attn, layer.input_layernorm
     if not isinstance(mixer, TokenMixer):

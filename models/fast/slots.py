@@ -7,15 +7,15 @@ the last of any stream.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ..attention import blocked_attention, flash_attention, has_flash_kernels
 from ..config import HybridVLTextConfig
 from ..mixers.base import TokenMixer
-from ..ops.decode_attention import decode_attention
+from ..ops.slot_attention import chunk_attention, decode_attention
 
 
 @dataclass
@@ -32,59 +32,30 @@ class KeyValueSlots:
     window: int | None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Tensor:
-        """Store T new tokens and let them look at all they may see.
+        """Let T new tokens look at all they may see, then store them.
 
         Args:
             query: ``[B, T, H, K]``, with its rotary positions.
-            key, value: ``[B, T, G, K]``.
+            key, value: ``[B, T, G, K]``, likewise.
             seen: ``[]`` int64 on the device, tokens before these.
             scale: factor of the scores.
 
         Returns:
             ``[B, T, H, K]``.
         """
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        T, size = key.shape[2], self.keys.shape[2]
-        if T == 1:
-            self._write(key, value, seen)
-            used = (seen + 1).clamp(max=size)
-            return decode_attention(query, self.keys, self.values, used, scale).transpose(1, 2)
-        if self.window is None:
-            self._write(key, value, seen)
-            return _attend_prefix(query, self.keys, self.values, seen + T, scale, None).transpose(1, 2)
-        # The past in its order, then the new tokens; only then may the ring be overwritten.
-        past = seen.clamp(max=size)
-        place = torch.arange(size + T, device=seen.device)
-        source = torch.where(place < past, (seen - past + place) % size, size + place - past).clamp(max=size + T - 1)
-        keys, values = (
-            torch.cat([ring, new], dim=2).index_select(2, source)
-            for ring, new in ((self.keys, key), (self.values, value))
+        o = chunk_attention(
+            query.contiguous(), key.contiguous(), value.contiguous(), self.keys, self.values, seen, self.window, scale
         )
-        o = _attend_prefix(query, keys, values, past + T, scale, self.window)
+        T, size = key.shape[1], self.keys.shape[2]
         kept = min(T, size)
-        self._write(key[:, :, T - kept :], value[:, :, T - kept :], seen + (T - kept))
-        return o.transpose(1, 2)
+        slots = (seen + torch.arange(T - kept, T, device=seen.device)) % size
+        self.keys.index_copy_(2, slots, key[:, T - kept :].transpose(1, 2).to(self.keys.dtype))
+        self.values.index_copy_(2, slots, value[:, T - kept :].transpose(1, 2).to(self.values.dtype))
+        return o
 
-    def _write(self, key: Tensor, value: Tensor, seen: Tensor) -> None:
-        slots = (seen + torch.arange(key.shape[2], device=seen.device)) % self.keys.shape[2]
-        self.keys.index_copy_(2, slots, key.to(self.keys.dtype))
-        self.values.index_copy_(2, slots, value.to(self.values.dtype))
-
-
-def _attend_prefix(
-    query: Tensor, keys: Tensor, values: Tensor, used: Tensor, scale: float, window: int | None
-) -> Tensor:
-    """Causal attention of T queries, the last of which stands at key ``used − 1``; later keys do not count."""
-    B = query.shape[0]
-    if has_flash_kernels(query):
-        return flash_attention(query, keys, values, scale, window, used=used.to(torch.int32).expand(B).contiguous())
-    # Without kernels: the used keys are brought to the end, where `blocked_attention` aligns, and the rest is padding.
-    S = keys.shape[2]
-    place = torch.arange(S, device=used.device)
-    source = (place + used) % S
-    real = (place >= S - used).expand(B, S)
-    keys, values = keys.index_select(2, source), values.index_select(2, source)
-    return blocked_attention(query, keys, values, scale, window, real)
+    def attend_one(self, projected: Tensor, cos: Tensor, sin: Tensor, seen: Tensor, scale: float) -> Tensor:
+        """Store one new token and let it look; see `slot_attention.decode_attention`, also for the shapes."""
+        return decode_attention(projected, cos, sin, self.keys, self.values, seen, scale)
 
 
 @dataclass
@@ -126,7 +97,7 @@ class FixedCache:
         UserError: if full attention has no ``max_length``.
     """
 
-    def __init__(self, model: torch.nn.Module, batch_size: int = 1, max_length: int | None = None) -> None:
+    def __init__(self, model: Any, batch_size: int = 1, max_length: int | None = None) -> None:
         config: HybridVLTextConfig = model.config
         weight = model.embed_tokens.weight
         self.max_length = max_length if "full_attention" in config.layer_types else None
@@ -140,7 +111,7 @@ class FixedCache:
                 self.layers.append(_empty_state(layer.self_attn, weight.new_zeros(batch_size, 1, config.hidden_size)))
                 continue
             window = config.sliding_window if layer_type == "sliding_attention" else None
-            slots = window if window is not None else max_length
+            slots = (max_length or 0) if window is None else window
             shape = (batch_size, config.num_key_value_heads, slots, config.hidden_size // config.num_attention_heads)
             keys, values = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
             self.layers.append(KeyValueSlots(keys, values, window))

@@ -6,10 +6,11 @@ product, which a convolution whose stride is its kernel is; q, k, v and gate, up
 width is padded with zeros to a multiple of 8, without which its products run at a third of their speed.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from torch import Tensor
 
 from ...errors import UserError
 from .merge import merged
@@ -30,7 +31,7 @@ class FastVisionTower:
         UserError: for a grid that does not divide.
     """
 
-    def __init__(self, visual: Qwen2_5_VisionTransformerPretrainedModel, grid: tuple[int, int]) -> None:
+    def __init__(self, visual: Any, grid: tuple[int, int]) -> None:
         merge = visual.spatial_merge_size
         if grid[0] % merge or grid[1] % merge or min(grid) < merge:
             raise UserError(
@@ -77,7 +78,7 @@ class FastVisionTower:
 class _Block:
     """One block of the tower."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self.attention, self.mlp = block.attn, block.mlp
         self.norm1, self.norm2, self.eps = block.norm1.weight, block.norm2.weight, block.norm1.variance_epsilon
         self.heads = block.attn.num_heads
@@ -93,7 +94,7 @@ class _Block:
             self.gate_and_up_bias = merged([gate.bias, up.bias])
             self.down = down.weight
 
-    def attend(self, x: Tensor, cos: Tensor, sin: Tensor, windows: list[tuple[Tensor | None, int]] | None) -> Tensor:
+    def attend(self, x: Tensor, cos: Tensor, sin: Tensor, windows: list[tuple[Tensor, int]] | None) -> Tensor:
         """Attention ``[N, P, D]`` of all patches, or within windows."""
         N, P, D = x.shape
         q, k, v = self.attention.qkv(x).view(N, P, 3, self.heads, -1).unbind(2)
@@ -151,7 +152,7 @@ def _windows_by_size(window_of: Tensor, unit: int, device: torch.device) -> list
     return found
 
 
-def _angles(visual: Qwen2_5_VisionTransformerPretrainedModel, positions: Tensor) -> tuple[Tensor, Tensor]:
+def _angles(visual: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine ``[P, K]`` of the rotary angles at rows and columns ``[2, P]``, in float32."""
     frequency = visual.rotary_pos_emb.inv_freq.to(device=positions.device, dtype=torch.float32)
     angle = (positions.T[:, :, None].float() * frequency).flatten(1)

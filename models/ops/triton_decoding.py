@@ -9,36 +9,65 @@ import triton.language as tl
 
 
 @triton.jit
+def rotate_and_store(
+    projected, cos, sin, seen, query, keys, values, S,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """`decode_attention`: turn q and k by their angles, put k and v into the next slot; grid (B, H + 2 G)."""
+    b, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    channels = tl.arange(0, K)
+    source = projected + (b * (H + 2 * G) + part) * K
+    x = tl.load(source + channels)
+    if part < H + G:
+        # The halves of a head change places, the first with its sign turned.
+        other = tl.load(source + (channels + K // 2) % K).to(tl.float32)
+        turned = tl.where(channels < K // 2, -other, other)
+        c, s = tl.load(cos + b * K + channels).to(tl.float32), tl.load(sin + b * K + channels).to(tl.float32)
+        x = (x.to(tl.float32) * c + turned * s).to(x.dtype)
+    slot = tl.load(seen) % S
+    if part < H:
+        tl.store(query + (b * H + part) * K + channels, x)
+    elif part < H + G:
+        tl.store(keys + ((b * G + part - H) * S + slot) * K + channels, x)
+    else:
+        tl.store(values + ((b * G + part - H - G) * S + slot) * K + channels, x)
+
+
+@triton.jit
+def fold(q, k, v, allowed, scale, largest, total, o):
+    """One block of keys into a running softmax; nothing is divided by zero where a row may see none of them."""
+    scores = tl.where(allowed, tl.dot(q, tl.trans(k)) * scale, -1e30)
+    new_largest = tl.maximum(largest, tl.max(scores, 1))
+    p = tl.where(allowed, tl.exp(scores - new_largest[:, None]), 0.0)
+    shrink = tl.exp(largest - new_largest)
+    return new_largest, total * shrink + tl.sum(p, 1), o * shrink[:, None] + tl.dot(p.to(v.dtype), v)
+
+
+@triton.jit
 def attend_piece(
-    query, keys, values, used, partial, weight, scale, S, pieces, per_piece,
+    query, keys, values, seen, partial, weight, scale, S, pieces,
     G: tl.constexpr, HEADS: tl.constexpr, HEADS_PADDED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`decode_attention`: softmax over one piece of the slots, for the heads of one group; grid (B · G, pieces)."""
+    """`decode_attention`: softmax over one piece of the used slots, for the heads of a group; grid (B · G, pieces)."""
     group, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heads, channels = tl.arange(0, HEADS_PADDED), tl.arange(0, K)
     row = group * HEADS + heads
     real = heads < HEADS
     q = tl.load(query + row[:, None] * K + channels[None, :], mask=real[:, None], other=0.0)
-    n = tl.load(used)
+    used = tl.minimum(tl.load(seen).to(tl.int32) + 1, S)
+    per_piece = tl.cdiv(tl.cdiv(used, pieces), BLOCK) * BLOCK
     begin = piece * per_piece
-    end = tl.minimum(begin + per_piece, n)
-    largest = tl.full([HEADS_PADDED], -float("inf"), tl.float32)
+    end = tl.minimum(begin + per_piece, used)
+    largest = tl.full([HEADS_PADDED], -1e30, tl.float32)
     total = tl.zeros([HEADS_PADDED], tl.float32)
     o = tl.zeros([HEADS_PADDED, K], tl.float32)
     for start in range(begin, end, BLOCK):
         slot = start + tl.arange(0, BLOCK)
         inside = slot < end
-        at = group * S * K + slot[:, None].to(tl.int64) * K + channels[None, :]
+        at = (group * S + slot[:, None]) * K + channels[None, :]
         k = tl.load(keys + at, mask=inside[:, None], other=0.0)
-        scores = tl.dot(q, tl.trans(k)) * scale
-        scores = tl.where(inside[None, :], scores, -float("inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 1))
-        p = tl.exp(scores - new_largest[:, None])
-        shrink = tl.exp(largest - new_largest)
         v = tl.load(values + at, mask=inside[:, None], other=0.0)
-        o = o * shrink[:, None] + tl.dot(p.to(v.dtype), v)
-        total = total * shrink + tl.sum(p, 1)
-        largest = new_largest
+        largest, total, o = fold(q, k, v, inside[None, :] & real[:, None], scale, largest, total, o)
     place = row * pieces + piece
     tl.store(partial + place[:, None] * K + channels[None, :], o, mask=real[:, None])
     tl.store(weight + place * 2, largest, mask=real)
@@ -46,19 +75,70 @@ def attend_piece(
 
 
 @triton.jit
-def merge_pieces(partial, weight, output, pieces, K: tl.constexpr, PIECES_PADDED: tl.constexpr):
-    """`decode_attention`: the pieces of one head together; grid (B · H)."""
+def attend_chunk_piece(
+    query, key, value, keys, values, seen, partial, weight, scale, T, S, pieces,
+    G: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WINDOW: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`chunk_attention`: softmax of some queries over a piece of the used slots, or, in the last piece, over the new
+    tokens; grid (query blocks, B · H, pieces + 1)."""
+    bh, piece = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    b, h = bh // H, bh % H
+    group = b * G + h // (H // G)
+    t, channels = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, K)
+    real = t < T
+    q = tl.load(query + ((b * T + t[:, None]) * H + h) * K + channels[None, :], mask=real[:, None], other=0.0)
+    n = tl.load(seen)
+    largest = tl.full([BLOCK_T], -1e30, tl.float32)
+    total = tl.zeros([BLOCK_T], tl.float32)
+    o = tl.zeros([BLOCK_T, K], tl.float32)
+    if piece < pieces:
+        used = tl.minimum(n, S).to(tl.int32)
+        per_piece = tl.cdiv(tl.cdiv(used, pieces), BLOCK) * BLOCK
+        begin = piece * per_piece
+        end = tl.minimum(begin + per_piece, used)
+        for start in range(begin, end, BLOCK):
+            slot = start + tl.arange(0, BLOCK)
+            inside = slot < end
+            at = (group * S + slot[:, None]) * K + channels[None, :]
+            k = tl.load(keys + at, mask=inside[:, None], other=0.0)
+            v = tl.load(values + at, mask=inside[:, None], other=0.0)
+            allowed = inside[None, :] & real[:, None]
+            if WINDOW > 0:
+                # The newest token in a ring stands before slot n mod S; its age tells how far back a slot is.
+                age = ((n - 1 - slot) % S).to(tl.int32)
+                allowed = allowed & (t[:, None] + 1 + age[None, :] < WINDOW)
+            largest, total, o = fold(q, k, v, allowed, scale, largest, total, o)
+    else:
+        for start in range(0, tl.minimum(T, (tl.program_id(0) + 1) * BLOCK_T), BLOCK):
+            j = start + tl.arange(0, BLOCK)
+            at = ((b * T + j[:, None]) * G + h // (H // G)) * K + channels[None, :]
+            k = tl.load(key + at, mask=(j < T)[:, None], other=0.0)
+            v = tl.load(value + at, mask=(j < T)[:, None], other=0.0)
+            allowed = (j[None, :] <= t[:, None]) & real[:, None]
+            if WINDOW > 0:
+                allowed = allowed & (t[:, None] - j[None, :] < WINDOW)
+            largest, total, o = fold(q, k, v, allowed, scale, largest, total, o)
+    place = (bh * T + t) * (pieces + 1) + piece
+    tl.store(partial + place[:, None] * K + channels[None, :], o, mask=real[:, None])
+    tl.store(weight + place * 2, largest, mask=real)
+    tl.store(weight + place * 2 + 1, total, mask=real)
+
+
+@triton.jit
+def merge_pieces(partial, weight, output, T, pieces, H: tl.constexpr, K: tl.constexpr, PIECES_PADDED: tl.constexpr):
+    """The pieces of one head and token together, into ``[B, T, H, K]``; grid (B · H · T)."""
     row = tl.program_id(0).to(tl.int64)
     piece, channels = tl.arange(0, PIECES_PADDED), tl.arange(0, K)
     there = piece < pieces
-    largest = tl.load(weight + (row * pieces + piece) * 2, mask=there, other=-float("inf"))
+    largest = tl.load(weight + (row * pieces + piece) * 2, mask=there, other=-1e30)
     total = tl.load(weight + (row * pieces + piece) * 2 + 1, mask=there, other=0.0)
-    # An empty piece has the weight exp(−inf) = 0.
+    # The weight of a piece in which nothing was seen comes out as zero.
     share = tl.exp(largest - tl.max(largest, 0))
     at = (row * pieces + piece[:, None]) * K + channels[None, :]
     o = tl.load(partial + at, mask=there[:, None], other=0.0)
     o = tl.sum(o * share[:, None], 0) / tl.sum(total * share, 0)
-    tl.store(output + row * K + channels, o)
+    bh, t = row // T, row % T
+    tl.store(output + (((bh // H) * T + t) * H + bh % H) * K + channels, o)
 
 
 @triton.jit

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from infinitevl_bench.models.ops import decode_attention as attention_op
+from infinitevl_bench.models.fast.slots import KeyValueSlots
 from infinitevl_bench.models.ops import delta_step as delta_op
 from infinitevl_bench.models.ops import matrix_vector as product_op
+from infinitevl_bench.models.ops import slot_attention as attention_op
 from infinitevl_bench.models.ops.matrix_vector import Around
 from torch import Tensor
 
@@ -43,19 +44,68 @@ def assert_close(found: Tensor, expected: Tensor, bound: float = 4e-3) -> None:
     assert error <= bound, f"relative error {error:.2e}"
 
 
-@pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=of_kernels)])
-@pytest.mark.parametrize(("slots", "used"), [(64, 1), (300, 300), (300, 77), (1100, 513), (1024, 1024)])
-@pytest.mark.parametrize(("B", "H", "G", "K"), [(1, 4, 2, 32), (2, 3, 1, 16)])
-def test_decode_attention(kernel_of: str, slots: int, used: int, B: int, H: int, G: int, K: int) -> None:
-    q = random(B, H, 1, K)
-    # What lies in slots that are not used must not matter, unless it is no number.
-    k, v = (random(B, G, slots, K, seed=i) for i in (1, 2))
-    count = torch.tensor(used, device=device)
-    found = attention_op.kernel(q, k, v, count, 0.3)
-    wide = attention_op.reference(q.double(), k.double(), v.double(), count, 0.3)
-    assert_close(found, wide)
-    k[:, :, used:], v[:, :, used:] = 50.0, -50.0
-    assert torch.equal(attention_op.kernel(q, k, v, count, 0.3), found)
+kernels = pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=of_kernels)])
+GEOMETRY = pytest.mark.parametrize(("B", "H", "G", "K"), [(1, 4, 2, 32), (2, 3, 1, 16)])
+
+
+@kernels
+@pytest.mark.parametrize(("slots", "seen"), [(64, 0), (300, 299), (300, 76), (1100, 512), (64, 64), (300, 1001)])
+@GEOMETRY
+def test_decode_attention(kernel_of: str, slots: int, seen: int, B: int, H: int, G: int, K: int) -> None:
+    projected, cos, sin = random(B, H + 2 * G, K), random(B, K, seed=3), random(B, K, seed=4)
+    cos, sin = (torch.cat([x[:, : K // 2]] * 2, dim=1).contiguous() for x in (cos, sin))
+    ours = [random(B, G, slots, K, seed=i) for i in (1, 2)]
+    # What lies in slots that hold no token must not matter.
+    for x in ours:
+        x[:, :, seen + 1 :] = 50.0
+    theirs = [x.double() for x in ours]
+    count = torch.tensor(seen, device=device)
+    found = attention_op.decode_kernel(projected, cos, sin, *ours, count, 0.3)
+    expected = attention_op.decode_reference(projected.double(), cos.double(), sin.double(), *theirs, count, 0.3)
+    assert_close(found, expected)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b)
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("T", "slots", "seen", "window"),
+    [(5, 64, 0, 64), (20, 64, 40, 64), (70, 64, 1000, 64), (33, 200, 200, 200), (150, 40, 77, 40), (9, 64, 30, None)],
+)
+@GEOMETRY
+def test_chunk_attention(
+    kernel_of: str, T: int, slots: int, seen: int, window: int | None, B: int, H: int, G: int, K: int
+) -> None:
+    q, k, v = (random(B, T, heads, K, seed=i) for i, heads in enumerate((H, G, G)))
+    keys, values = (random(B, G, slots, K, seed=i) for i in (5, 6))
+    keys[:, :, seen:] = values[:, :, seen:] = 50.0
+    count = torch.tensor(seen, device=device)
+    found = attention_op.chunk_kernel(q, k, v, keys, values, count, window, 0.3)
+    wide = (x.double() for x in (q, k, v, keys, values))
+    assert_close(found, attention_op.chunk_reference(*wide, count, window, 0.3))
+
+
+def test_the_definition_of_attention_over_slots_is_attention_over_the_whole_past() -> None:
+    """Chunks and single tokens through a ring, against one pass with the window's mask written out."""
+    T, window, H, G, K = 50, 12, 4, 2, 8
+    q, k, v = (torch.randn(1, T, heads, K, dtype=torch.float64) for heads in (H, G, G))
+    position = torch.arange(T)
+    seen_by = (position[:, None] >= position) & (position[:, None] - position < window)
+    wide = (x.transpose(1, 2).repeat_interleave(H // x.shape[2], dim=1) for x in (q, k, v))
+    expected = torch.nn.functional.scaled_dot_product_attention(*wide, seen_by, scale=0.3).transpose(1, 2)
+    slots = KeyValueSlots(*(torch.zeros(1, G, window, K, dtype=torch.float64) for _ in range(2)), window)
+    cos, sin = torch.ones(1, K, dtype=torch.float64), torch.zeros(1, K, dtype=torch.float64)
+    start = 0
+    for length in (3, 1, 5, 20, 1, 1, 19):
+        piece = slice(start, start + length)
+        if length == 1:
+            merged = torch.cat([q[:, start], k[:, start], v[:, start]], dim=1)
+            o = slots.attend_one(merged, cos, sin, torch.tensor(start), 0.3).unsqueeze(1)
+        else:
+            o = slots.attend(q[:, piece], k[:, piece], v[:, piece], torch.tensor(start), 0.3)
+        torch.testing.assert_close(o, expected[:, piece])
+        start += length
+    assert start == T
 
 
 ROWS, COLUMNS, HEAD = 50, 96, 32
@@ -78,7 +128,7 @@ def around(name: str) -> Around:
     }[name]
 
 
-@pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=of_kernels)])
+@kernels
 @pytest.mark.parametrize("name", ["nothing", "norm", "bias-norm", "heads", "residual", "swiglu", "convolution"])
 def test_matrix_vector(kernel_of: str, name: str) -> None:
     x, matrix = random(COLUMNS, seed=8), random(ROWS, COLUMNS, seed=9)
@@ -105,7 +155,7 @@ def test_the_definition_of_matrix_vector_is_torch() -> None:
     torch.testing.assert_close(product_op.reference(x, matrix, replace(simple, swiglu=True)), gated)
 
 
-@pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=of_kernels)])
+@kernels
 @pytest.mark.parametrize(("H", "K", "V"), [(2, 16, 32), (3, 32, 64)])
 def test_delta_step(kernel_of: str, H: int, K: int, V: int) -> None:
     size = H * (2 * K + 2 * V) + 2 * H

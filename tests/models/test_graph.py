@@ -24,6 +24,10 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
 
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
 @torch.no_grad()
 def reference(model: Any, ids: Tensor) -> Tensor:
     return model(input_ids=ids).logits
@@ -127,13 +131,13 @@ def test_a_recorded_step_is_right_at_any_length(make_model: Make, pattern: str, 
 
 def test_that_test_fails_on_a_window_frozen_at_capture(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake of the released code: what is seen and written as Python numbers."""
-    right = KeyValueSlots.attend
+    right = KeyValueSlots.attend_one
 
-    def frozen(self: KeyValueSlots, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
-        return right(self, q, k, v, torch.tensor(seen.item()), scale)
+    def frozen(self: KeyValueSlots, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor, scale: float) -> Tensor:
+        return right(self, x, cos, sin, torch.tensor(seen.item()), scale)
 
     model = make_model(pattern="S")
-    monkeypatch.setattr(KeyValueSlots, "attend", frozen)
+    monkeypatch.setattr(KeyValueSlots, "attend_one", frozen)
     assert replay_error(model, tokens(40), 2) > 1e-3
 
 
@@ -207,16 +211,15 @@ def test_full_attention_needs_room_and_chunks_have_tokens(make_model: Make) -> N
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_graphs_replay_to_any_length(make_model: Make, pattern: str, dtype: torch.dtype) -> None:
     """Hundreds of replays beyond the capture and the window, against the same code without graphs and the model."""
-    model = make_model(pattern=pattern).to("cuda", dtype)
+    model = make_model(pattern=pattern).cuda()
     ids = tokens(400).cuda()
-    captured, eager = (GraphedDecoder(model, max_length=512, chunk=32, use_graph=use) for use in (True, False))
-    expected = reference(model.float(), ids)
+    wide = reference(model, ids)[:, 100:]
     model.to(dtype)
+    # As near to float32 as the model itself is in this type, within a third.
+    bound = max(1e-4, 1.33 * relative(reference(model, ids)[:, 100:], wide))
     captured, eager = (GraphedDecoder(model, max_length=512, chunk=32, use_graph=use) for use in (True, False))
-    bound = 2e-2 if dtype == torch.bfloat16 else 1e-4
-    pairs = [(captured.prefill(ids[:, :100]).clone(), eager.prefill(ids[:, :100]), expected[:, 99])]
-    for t in range(100, 400):
-        pairs.append((captured.decode(ids[:, t : t + 1]).clone(), eager.decode(ids[:, t : t + 1]), expected[:, t]))
-    for found, same, wide in pairs:
-        assert torch.equal(found, same)
-        assert (found.float() - wide).norm() <= bound * wide.norm()
+    close(captured.prefill(ids[:, :100]), eager.prefill(ids[:, :100]))
+    found = torch.stack([captured.decode(ids[:, t : t + 1]).clone() for t in range(100, 400)], dim=1)
+    same = torch.stack([eager.decode(ids[:, t : t + 1]).clone() for t in range(100, 400)], dim=1)
+    assert relative(found, same) <= 1e-5
+    assert relative(found, wide) <= bound
