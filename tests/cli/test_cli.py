@@ -8,8 +8,8 @@ import pytest
 
 COMMANDS = {
     ("ablate",): {
-        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps", "--learning-rate",
-        "--questions", "--pages", "--jobs", "--device", "--runs",
+        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
+        "--learning-rate", "--questions", "--pages", "--jobs", "--device", "--runs",
     },
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
