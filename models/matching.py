@@ -7,9 +7,9 @@
 The reference is a preset as it is, with its own mixer and pattern, whatever else a study compares: an arm is then the
 same arm in every study. Embeddings, head and vision tower are the same for all and are not counted.
 
-A student that inherits its teacher's FFNs cannot change their width, and to match by what belongs to the mixer (its value
-width) would change the state, which matters more to recall than parameters do. So the recipe ``inherit`` is unmatched
-unless the state is asked for, every record says so, and shows the parameters and the state of its arm.
+A student that inherits its teacher's FFNs cannot change their width, and to match by what belongs to the mixer (its
+value width) would change the state, which matters more to recall than parameters do. So the recipe ``inherit`` is
+unmatched unless the state is asked for, every record says so, and shows the parameters and the state of its arm.
 """
 
 import copy

@@ -1,6 +1,6 @@
-"""One kernel of one recurrence against the definition on a GPU, as a program: one JSON line a result.
+"""A backend's forms of some recurrences against the definition on a GPU, as a program: one JSON line a result.
 
-    python gpu_comparison.py RECURRENCE BACKEND
+    python gpu_comparison.py BACKEND RECURRENCE [RECURRENCE …]
 
 A process of its own, because a kernel that fails can leave the process's CUDA context unusable; lines are flushed as
 they come, so what was found before stays. `test_kernels_on_a_gpu` runs it and judges the lines.
@@ -9,6 +9,7 @@ they come, so what was found before stays. `test_kernels_on_a_gpu` runs it and j
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -162,18 +163,19 @@ def emit(row: Row) -> None:
 
 
 def main() -> None:
-    """Print the device, then every result."""
-    name, backend = sys.argv[1:]
-    recurrence = next(r for n in MIXERS if (r := get_mixer(n).recurrence) is not None and r.name == name)
-    trouble = None if backend == "torch" else library_trouble(backend, name)
-    if trouble is not None:
-        emit({"what": "not here", "reason": trouble})
-        return
+    """Print the device, then every result. Memory that is handed out unfilled holds NaN, so that reading it shows."""
+    backend, *names = sys.argv[1:]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     emit({"what": "device", "name": torch.cuda.get_device_name()})
-    for row in compare(recurrence, backend):
-        emit(row)
-    for row in compare_mixers(recurrence, backend):
-        emit(row)
+    for name in names:
+        trouble = None if backend == "torch" else library_trouble(backend, name)
+        if trouble is not None:
+            emit({"what": "not here", "reason": trouble})
+            continue
+        recurrence = next(r for n in MIXERS if (r := get_mixer(n).recurrence) is not None and r.name == name)
+        for row in chain(compare(recurrence, backend), compare_mixers(recurrence, backend)):
+            emit(row | {"recurrence": name})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ from infinitevl_bench.records import Record
 
 from .recurrences import KERNELS, RECURRENCES
 
-SUBJECTS = {f"{name}-torch": (recurrence, "torch") for name, recurrence in RECURRENCES.items()} | KERNELS
+# Our own forms share a process: they cannot leave the device unusable.
+SUBJECTS = {"torch": ("torch", list(RECURRENCES))} | {
+    subject: (backend, [recurrence.name]) for subject, (recurrence, backend) in KERNELS.items()
+}
 SECONDS = 590
 
 # Largest relative RMS error of outputs and states, and of gradients. Kernels multiply float32 as TF32, ten bits.
@@ -41,7 +44,7 @@ def bound_of(backend: str, row: dict[str, Any]) -> float:
     return of_gradients if row["what"] == "gradients" else of_outputs
 
 
-def record_of(name: str, backend: str, device: str, row: dict[str, Any], bound: float) -> Record:
+def record_of(backend: str, device: str, row: dict[str, Any], bound: float) -> Record:
     """One error as a record; what is no number is counted as such."""
     finite = math.isfinite(row["error"])
     return Record(
@@ -49,7 +52,7 @@ def record_of(name: str, backend: str, device: str, row: dict[str, Any], bound: 
         metric="relative_rms_error" if finite else "not_a_number",
         value=row["error"] if finite else 1.0,
         unit="1",
-        model=name,
+        model=row["recurrence"],
         mixer=row.get("mixer"),
         context=row["T"],
         source="measured",
@@ -59,7 +62,7 @@ def record_of(name: str, backend: str, device: str, row: dict[str, Any], bound: 
     )
 
 
-def judge(name: str, backend: str, output: str) -> tuple[list[Record], list[str], str | None]:
+def judge(backend: str, output: str) -> tuple[list[Record], list[str], str | None]:
     """Records, what is wrong, and why nothing was compared (None if something was)."""
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     skipped = next((row["reason"] for row in found if row["what"] == "not here"), None)
@@ -67,7 +70,7 @@ def judge(name: str, backend: str, output: str) -> tuple[list[Record], list[str]
     records, wrong = [], []
     for row in (row for row in found if "error" in row):
         bound = bound_of(backend, row)
-        records.append(record_of(name, backend, device, row, bound))
+        records.append(record_of(backend, device, row, bound))
         if not row["error"] <= bound:
             wrong.append(f"{row} is over {bound}")
     return records, wrong, skipped
@@ -77,13 +80,13 @@ def judge(name: str, backend: str, output: str) -> tuple[list[Record], list[str]
 @pytest.mark.timeout(SECONDS + 5)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_form_is_the_definition(subject: str) -> None:
-    recurrence, backend = SUBJECTS[subject]
+    backend, names = SUBJECTS[subject]
     program = Path(__file__).with_name("gpu_comparison.py")
     done = subprocess.run(
-        [sys.executable, str(program), recurrence.name, backend],
+        [sys.executable, str(program), backend, *names],
         capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
-    records, wrong, skipped = judge(recurrence.name, backend, done.stdout)
+    records, wrong, skipped = judge(backend, done.stdout)
     target = os.environ.get("INFINITEVL_BENCH_GPU_RECORD")
     if target and records:
         with open(target, "a", encoding="utf-8") as file:
@@ -99,13 +102,23 @@ def test_a_form_is_the_definition(subject: str) -> None:
 
 
 def test_what_is_judged() -> None:
-    right = {"what": "forward", "tensor": "o", "dtype": "bfloat16", "T": 63, "K": 64, "V": 64, "error": 4e-3}
+    right = {
+        "what": "forward",
+        "tensor": "o",
+        "dtype": "bfloat16",
+        "T": 63,
+        "K": 64,
+        "V": 64,
+        "error": 4e-3,
+        "recurrence": "delta_rule",
+    }
     lines = [
         {"what": "device", "name": "GPU"}, right, right | {"error": 2e-2}, right | {"error": math.nan},
         right | {"what": "gradients", "error": 1.2e-2}, {"what": "not taken", "reason": "float64"},
-        {"what": "layer, packed", "tensor": "y", "dtype": "bfloat16", "T": 200, "mixer": "gla", "error": 1e-2},
+        {"what": "layer, packed", "tensor": "y", "dtype": "bfloat16", "T": 200, "mixer": "gla", "error": 1e-2,
+         "recurrence": "gated_linear_attention"},
     ]  # fmt: skip
-    records, wrong, skipped = judge("delta_rule", "fla", "a warning\n" + "\n".join(map(json.dumps, lines)))
+    records, wrong, skipped = judge("fla", "a warning\n" + "\n".join(map(json.dumps, lines)))
     assert skipped is None
     assert [record.metric for record in records] == [*["relative_rms_error"] * 2, "not_a_number"] + [
         "relative_rms_error"
@@ -113,4 +126,4 @@ def test_what_is_judged() -> None:
     assert len(wrong) == 2
     assert records[0].device == "GPU"
     assert records[-1].mixer == "gla"
-    assert judge("delta_rule", "mamba_ssm", '{"what": "not here", "reason": "no"}') == ([], [], "no")
+    assert judge("mamba_ssm", '{"what": "not here", "reason": "no"}') == ([], [], "no")
