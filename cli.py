@@ -71,6 +71,10 @@ def ablate(
     recipe: Annotated[
         str | None, typer.Option(help="scratch, or inherit all but the mixers; the scale's own without.")
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(help="What all arms have alike: params, state or none; params without it, none if inheriting."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-9, help="Peak learning rate instead of the scale's.")
@@ -97,8 +101,8 @@ def ablate(
         name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None
     }
     ablate_command(
-        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipe=recipe, overrides=overrides,
-        questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
+        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipe=recipe, match=match,
+        overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
     )  # fmt: skip
 
 

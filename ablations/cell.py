@@ -9,13 +9,13 @@ from ..models.accounting import count_parameters, state_elements
 from ..models.checkpoints import load_model, new_model
 from ..models.device import device_name
 from ..models.mixers.base import TokenMixer
-from ..models.presets import get_preset
 from ..models.processor import load_processor
 from ..models.registry import get_mixer
 from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec
 from ..training.features import PageSet, PageSetSpec, load_page_set
 from ..training.loop import METRICS, TrainArguments, TrainResult, train
+from .study import arm_config
 
 MODEL_FOLDER = "model"
 CURVE_POINTS = 60
@@ -23,15 +23,8 @@ CURVE_POINTS = 60
 
 def build_model(spec: RunSpec) -> Any:
     """The cell's model with its initial weights."""
-    arguments = spec.arguments
-    config = get_preset(
-        arguments["scale"],
-        mixer="gated_deltanet" if arguments["mixer"] == "none" else arguments["mixer"],
-        pattern=arguments["pattern"],
-        mixer_args=arguments["mixer_args"],
-    )
-    model = new_model(config, arguments["seed"])
-    if arguments["recipe"] == "inherit":
+    model = new_model(arm_config(spec).config, spec.arguments["seed"])
+    if spec.arguments["recipe"] == "inherit":
         inherit(model, shipped_teacher())
     return model
 
@@ -113,6 +106,9 @@ def _score(
     notes = {
         "status": result.status,
         "recipe": arguments["recipe"],
+        "match": arguments["match"],
+        "unmatched": arm_config(spec).unmatched,
+        "ffn_width": text.intermediate_size,
         "train_loss": round(result.loss, 5),
         "train_seconds": round(result.seconds, 1),
         "learning_rate": arguments["training"]["learning_rate"],

@@ -23,6 +23,7 @@ def ablate_command(
     scale: str,
     seeds: int,
     recipe: str | None,
+    match: str | None,
     overrides: dict[str, Any],
     questions: int | None,
     pages: int | None,
@@ -47,6 +48,7 @@ def ablate_command(
         scale=scale,
         overrides=overrides,
         recipe=recipe,
+        match=match,
         questions=questions,
         pages=pages,
     )

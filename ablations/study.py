@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..models.matching import Matched, matched, resolve_match
 from ..models.presets import get_preset
 from ..models.registry import canonical_name, get_mixer
 from ..models.shipped import TEACHER
@@ -27,6 +28,7 @@ class Study:
         scale: a name in `scales.SCALES`.
         overrides: hyper-parameters of training that replace the scale's (``steps``, ``learning_rate``, …).
         recipe: a name in `scales.RECIPES`; the scale's if None.
+        match: a name in `models.matching.MATCHES`; what the recipe allows if None.
         questions: test questions of each benchmark; the scale's if None.
         pages: training pages; the scale's if None.
     """
@@ -36,6 +38,7 @@ class Study:
     scale: str = "tiny"
     overrides: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
+    match: str | None = None
     questions: int | None = None
     pages: int | None = None
 
@@ -71,9 +74,10 @@ class Study:
             mixer, mixer_args = "none", {}
         config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
         recipe = check_recipe(self.recipe or scale.recipe)
+        match = resolve_match(self.match, recipe)
         training = scale.training.model_validate(scale.training.model_dump() | self.overrides | {"seed": seed})
         pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
-        return RunSpec(
+        spec = RunSpec(
             kind="ablate",
             arguments={
                 "scale": self.scale,
@@ -82,6 +86,7 @@ class Study:
                 "pattern": config.text_config.pattern,
                 "seed": seed,
                 "recipe": recipe,
+                "match": match,
                 "teacher": file_digest(package_path(*TEACHER)) if recipe == "inherit" else None,
                 "training": training.model_dump(mode="json"),
                 "pages": pages.model_dump(mode="json"),
@@ -90,3 +95,22 @@ class Study:
                 "device": device,
             },
         )
+        arm_config(spec)
+        return spec
+
+
+def arm_config(spec: RunSpec) -> Matched:
+    """The configuration of a cell, matched as its spec says.
+
+    Raises:
+        UserError: for an option that the mixer does not have, or an arm that cannot be matched.
+    """
+    arguments = spec.arguments
+    preset = get_scale(arguments["scale"]).preset
+    config = get_preset(
+        preset,
+        mixer="gated_deltanet" if arguments["mixer"] == "none" else arguments["mixer"],
+        pattern=arguments["pattern"],
+        mixer_args=arguments["mixer_args"],
+    )
+    return matched(config, preset, arguments["match"], arguments["recipe"])

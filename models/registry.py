@@ -9,16 +9,23 @@ from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import UserError, unknown_name
 from .mixers.base import TokenMixer
+from .ops.recurrence import Recurrence
 
 MIXERS: dict[str, str] = {
     "gated_deltanet": "mixers.gated_deltanet:GatedDeltaNet",
     "mamba2": "mixers.mamba2:Mamba2",
     "gla": "mixers.gla:GatedLinearAttention",
     "linear_attention": "mixers.linear_attention:LinearAttention",
+    "deltanet": "mixers.deltanet:DeltaNet",
+    "kimi_delta_attention": "mixers.kimi_delta_attention:KimiDeltaAttention",
+    "retnet": "mixers.retnet:RetNet",
+    "hgrn2": "mixers.hgrn2:HGRN2",
+    "mamba1": "mixers.mamba1:Mamba1",
+    "identity": "mixers.identity:Identity",
 }
 """Name → "module of this package:class"; imported when it is asked for."""
 
-ALIASES: dict[str, str] = {"mamba": "mamba2", "gdn": "gated_deltanet"}
+ALIASES: dict[str, str] = {"mamba": "mamba2", "gdn": "gated_deltanet", "kda": "kimi_delta_attention"}
 
 ENTRY_POINTS = "infinitevl_bench.mixers"
 
@@ -59,6 +66,23 @@ def get_mixer(name: str) -> type[TokenMixer]:
     if not (isinstance(found, type) and issubclass(found, TokenMixer)):
         raise UserError(f"mixer {name!r} is {found!r}, not a subclass of TokenMixer; mend or uninstall its package", 1)
     return found
+
+
+def get_recurrence(name: str) -> Recurrence:
+    """The recurrence of a mixer.
+
+    Raises:
+        UserError: as `get_mixer`, or for a mixer that has none.
+    """
+    recurrence = get_mixer(name).recurrence
+    if recurrence is None:
+        raise UserError(f"mixer {name!r} has no recurrence; name another, such as {next(iter(MIXERS))}")
+    return recurrence
+
+
+def recurrent_mixers() -> list[str]:
+    """The mixers that have a recurrence, in the order of `mixer_names`."""
+    return [name for name in mixer_names() if get_mixer(name).recurrence is not None]
 
 
 @cache

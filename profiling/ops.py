@@ -35,9 +35,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.device import device_name, resolve_device
-from ..models.ops.kernels import kernel_trouble
+from ..models.ops.kernels import library_trouble
 from ..models.ops.recurrence import Recurrence
-from ..models.registry import canonical_name, get_mixer, mixer_names
+from ..models.registry import canonical_name, get_recurrence, recurrent_mixers
 from ..records import Record, write_records
 
 B, H, K, V = 1, 4, 32, 64
@@ -110,7 +110,7 @@ def bench_ops_command(
         UserError: For an unknown mixer or device, a length below 1, a file that cannot be written, or (exit code 1) a
             form that does not agree with the reference.
     """
-    names = list(dict.fromkeys(canonical_name(name) for name in mixers or mixer_names()))
+    names = list(dict.fromkeys(canonical_name(name) for name in mixers or recurrent_mixers()))
     tokens = sorted(set(lengths or LENGTHS))
     if tokens[0] < 1:
         raise UserError(f"length {tokens[0]} is no number of tokens; use --length 1 or more")
@@ -122,7 +122,7 @@ def bench_ops_command(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=2 * len(names))
         for name in names:
-            recurrence = get_mixer(name).recurrence
+            recurrence = get_recurrence(name)
             progress.update(task, description=f"{name}: checking")
             errors[name] = check_against_reference(
                 recurrence, backends_of(recurrence, device), tokens, compared, device
@@ -140,9 +140,10 @@ def bench_ops_command(
 
 
 def backends_of(recurrence: Recurrence, device: str) -> list[str]:
-    """The forms to compare with the reference on this device: always ``torch``, and ``fla`` where it may be trained."""
-    usable = device == "cuda" and recurrence.kernel is not None and kernel_trouble(recurrence.name, True) is None
-    return ["torch", "fla"] if usable else ["torch"]
+    """The forms to compare with the reference on this device: always ``torch``, and kernels that may be trained."""
+    if device != "cuda":
+        return ["torch"]
+    return ["torch", *(name for name in recurrence.kernels if library_trouble(name, recurrence.name, True) is None)]
 
 
 def check_against_reference(

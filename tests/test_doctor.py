@@ -10,7 +10,8 @@ import pytest
 import torch
 from infinitevl_bench import doctor
 from infinitevl_bench.models import registry
-from infinitevl_bench.models.registry import get_mixer, mixer_names
+from infinitevl_bench.models.ops.kernels import Call
+from infinitevl_bench.models.registry import get_mixer, get_recurrence, mixer_names, recurrent_mixers
 
 GPU = torch.cuda.is_available()
 
@@ -49,13 +50,16 @@ def test_packages_that_are_not_there() -> None:
 def test_backends_are_what_the_recurrences_choose() -> None:
     rows = list(doctor.backends())
     on_cpu = {row[0]: row for row in rows if row[1] == "cpu"}
-    assert list(on_cpu) == mixer_names()
+    assert list(on_cpu) == recurrent_mixers()
     for name, _, inference, training, why in on_cpu.values():
-        probe = torch.empty(1, 2, 1, 1)
+        call = Call("cpu", torch.float32, T=1024, K=128, V=256)
         for chosen, with_gradient in ((inference, False), (training, True)):
-            assert chosen == get_mixer(name).recurrence.resolve("auto", probe, with_gradient)
+            assert chosen == get_recurrence(name).resolve("auto", call._replace(with_gradient=with_gradient))
         assert why
-    assert {row[1] for row in rows} == ({"cpu", "cuda"} if GPU else {"cpu"})
+    without = [row for row in rows if row[0] not in on_cpu]
+    assert [row[0] for row in without] == [name for name in mixer_names() if name not in recurrent_mixers()]
+    assert all("no recurrence" in row[4] for row in without)
+    assert {row[1] for row in rows if row[1]} == ({"cpu", "cuda"} if GPU else {"cpu"})
 
 
 def test_a_mixer_that_cannot_be_loaded_is_a_finding(
@@ -74,22 +78,17 @@ def test_a_mixer_that_cannot_be_loaded_is_a_finding(
 
 
 @pytest.mark.parametrize(
-    ("inference", "training", "trouble", "said"),
+    ("inference", "training", "said"),
     [
-        ("fla", "fla", None, ""),
-        ("fla", "torch", "its backward kernel is wrong", "training: its backward kernel is wrong"),
-        ("torch", "torch", "triton is not installed", "triton is not installed"),
+        ({}, {}, ""),
+        ({}, {"fla": "its backward kernel is wrong"}, "fla, training: its backward kernel is wrong"),
+        ({"fla": "not here"}, {"fla": "not here"}, "fla: not here"),
+        ({"fla": "not here", "mamba_ssm": "nor here"}, {"fla": "not here", "mamba_ssm": "nor here"},
+         "fla: not here; mamba_ssm: nor here"),
     ],
-)
-def test_the_reason_is_that_of_the_kernels(
-    inference: str, training: str, trouble: str | None, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class OnGpu:
-        device = torch.device("cuda")
-
-    monkeypatch.setattr("infinitevl_bench.models.ops.kernels.kernel_trouble", lambda name, with_gradient=False: trouble)
-    recurrence = get_mixer("gated_deltanet").recurrence
-    assert doctor._why_not_fla(recurrence, OnGpu(), inference, training) == said  # type: ignore[arg-type]
+)  # fmt: skip
+def test_reasons_are_said_once_each(inference: dict[str, str], training: dict[str, str], said: str) -> None:
+    assert doctor._reasons(inference, training) == said
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:

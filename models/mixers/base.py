@@ -1,19 +1,15 @@
-"""What all token mixers share: projections into heads, short convolutions, norm, output gate, state, initialisation.
-
-A mixer is Qwen2.5-VL's attention with the softmax replaced by a recurrence. Every arm of a study therefore has the same
-heads, key and value widths and state size unless its options say otherwise, and differs in what its own file holds.
-"""
+"""What the decoder and its cache ask of a token mixer, whatever is inside; and the parts that several mixers share."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UserError, unknown_name
 from ..cache import MixerState, read_state, write_state
+from ..ops.kernels import Call
 from ..ops.recurrence import Recurrence
-from ..ops.short_convolution import short_convolution
 
 
 class ShortConvolution(nn.Module):
@@ -42,47 +38,39 @@ class HeadNorm(nn.Module):
 class TokenMixer(nn.Module):
     """A linear token mixer in the place of ``self_attn`` of a decoder layer.
 
-    A subclass names its recurrence and its options, adds its gates and computes them in `gates`.
+    A subclass says what its state is, mixes in `mix`, and starts from a teacher's attention in `init_from_attention`.
+    Most are `attention_shaped.AttentionShapedMixer`, and say less.
 
     Args:
         config: the decoder's configuration: ``hidden_size`` D, ``num_attention_heads`` H, ``initializer_range``,
             ``mixer_args``.
         layer_idx: the layer's place, where the cache keeps its state.
 
+    Attributes:
+        recurrence: what mixes over time; None for a mixer without one.
+        options: what ``mixer_args`` may hold, with the defaults.
+        plain_variant: what `variant` says when nothing is changed.
+
     Raises:
         UserError: for an option that the mixer does not have, or heads that do not divide the width.
     """
 
-    recurrence: ClassVar[Recurrence]
+    recurrence: ClassVar[Recurrence | None] = None
     options: ClassVar[dict[str, Any]] = {
         "backend": "auto",  # of `ops.recurrence.BACKENDS`
         "expand_v": 2,  # value width over key width
-        "conv_size": 4,  # width of the short convolutions on q, k and v; 0 for none
-        "norm": True,  # RMSNorm of each head's output
-        "gate": True,  # output gate
     }
-    norm_eps: ClassVar[float] = 1e-5
     plain_variant: ClassVar[str] = ""
+    K: int
+    V: int
+    o_proj: nn.Linear
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
         self.initializer_range = float(getattr(config, "initializer_range", 0.02))
-        chosen = self.chosen_options(config)
-        self.backend: str = chosen["backend"]
-        D, H, K, V = self.geometry(config)
-        self.H, self.K, self.V = H, K, V
-        self.q_proj = nn.Linear(D, H * K, bias=False)
-        self.k_proj = nn.Linear(D, H * K, bias=False)
-        self.v_proj = nn.Linear(D, H * V, bias=False)
-        self.o_proj = nn.Linear(H * V, D, bias=False)
-        self.conv_size: int = chosen["conv_size"]
-        if self.conv_size:
-            self.q_conv1d = ShortConvolution(H * K, self.conv_size)
-            self.k_conv1d = ShortConvolution(H * K, self.conv_size)
-            self.v_conv1d = ShortConvolution(H * V, self.conv_size)
-        self.g_proj = nn.Linear(D, H * V, bias=False) if chosen["gate"] else None
-        self.o_norm = HeadNorm(V, self.norm_eps) if chosen["norm"] else None
+        self.backend: str = self.chosen_options(config)["backend"]
+        self.state_shape = self.shape_of_state(config)
 
     @classmethod
     def chosen_options(cls, config: Any) -> dict[str, Any]:
@@ -103,10 +91,15 @@ class TokenMixer(nn.Module):
         return D, H, K, round(K * cls.chosen_options(config)["expand_v"])
 
     @classmethod
+    def shape_of_state(cls, config: Any) -> tuple[int, int, int] | None:
+        """``(H, K, V)`` of one layer's recurrent state; None for a mixer without a recurrence."""
+        raise TypeError(f"{cls.__name__} does not say what its state is")
+
+    @classmethod
     def state_elements(cls, config: Any) -> int:
         """Elements of one layer's recurrent state, for one sequence of any length."""
-        _, H, K, V = cls.geometry(config)
-        return H * K * V
+        shape = cls.shape_of_state(config)
+        return 0 if shape is None else math.prod(shape)
 
     @classmethod
     def variant(cls, config: Any) -> str:
@@ -123,82 +116,52 @@ class TokenMixer(nn.Module):
         Args:
             hidden_states: ``[B, T, D]``.
             attention_mask: ``[B, T]``, 0 at padded tokens, which then neither write nor decay; None without padding.
-            **kwargs: ``cache`` or ``past_key_values``, the model's cache; the rest is attention's and not used.
+            **kwargs: ``cache`` or ``past_key_values``, the model's cache; ``cu_seq_lens_q`` ``[N + 1]``, where each of
+                N sequences packed into a batch of one begins, and the end: each then gives what it gives alone. The
+                rest is attention's and not used.
 
         Returns:
             ``[B, T, D]``, and None where attention returns its weights.
+
+        Raises:
+            UserError: for packed sequences with a cache or padding, or a cache of another model.
         """
         cache = kwargs.get("cache") if kwargs.get("cache") is not None else kwargs.get("past_key_values")
+        cu_seqlens = kwargs.get("cu_seq_lens_q")
+        if cu_seqlens is not None and (cache is not None or attention_mask is not None):
+            raise UserError("packed sequences take neither a cache nor an attention mask; pass cu_seq_lens_q alone")
         mask = None if attention_mask is None else attention_mask.to(hidden_states.dtype).unsqueeze(-1)
         x = hidden_states if mask is None else hidden_states * mask
-        output, state = self.mix(x, mask, read_state(cache, self.layer_idx))
+        past = read_state(cache, self.layer_idx)
+        self._check(past, x.shape[0])
+        output, state = self.mix(x, mask, past, cu_seqlens)
         if cache is not None:
             write_state(cache, self.layer_idx, state)
         return output, None
 
-    def mix(self, x: Tensor, mask: Tensor | None, state: MixerState | None) -> tuple[Tensor, MixerState]:
+    def mix(
+        self, x: Tensor, mask: Tensor | None, state: MixerState | None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, MixerState]:
         """The mixer as a function of its input and its past.
 
         Args:
             x: ``[B, T, D]``, zero at padded tokens.
             mask: ``[B, T, 1]``, 0 at padded tokens; None without padding.
             state: what was left by the tokens before; None at the start.
-        """
-        streams, conv = self._streams(x, mask, None if state is None else state.conv)
-        q, k, v = (stream.unflatten(-1, (self.H, -1)) for stream in streams)
-        q, k, written, gates = self.gates(x, q, k, v)
-        if mask is not None:
-            # Nothing is written without a key, nothing decays or is erased without a gate.
-            k = k * mask.unsqueeze(-1)
-            gates = tuple(gate * mask.view(*mask.shape[:2], *[1] * (gate.ndim - 2)) for gate in gates)
-        past = None if state is None else state.recurrent
-        o, recurrent = self.recurrence(q, k, written, *gates, state=past, backend=self.backend)
-        return self.o_proj(self.output(x, v, o).flatten(-2)), MixerState(conv, recurrent)
-
-    def training_backend(self) -> str:
-        """The backend that this mixer trains with where it now is."""
-        weight = self.o_proj.weight
-        return self.recurrence.resolve(self.backend, weight.new_empty(1, 2, 1, 1), with_gradient=True)
-
-    def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-        """Scale and normalise the streams and compute what else the recurrence takes.
-
-        Args:
-            x: ``[B, T, D]``.
-            q, k: ``[B, T, H, K]``.
-            v: ``[B, T, H, V]``.
+            cu_seqlens: ``[N + 1]``, borders of packed sequences, each of which starts anew; None without packing.
 
         Returns:
-            q, k and v as the recurrence takes them, and its gates, for which 0 means that a token changes nothing.
+            ``[B, T, D]``, and the state after the last token (of each packed sequence).
         """
-        raise TypeError(f"{type(self).__name__} does not say what its recurrence takes")
+        raise TypeError(f"{type(self).__name__} does not mix")
 
-    def output(self, x: Tensor, v: Tensor, o: Tensor) -> Tensor:
-        """From the recurrence's output ``[B, T, H, V]`` (and the values v that went in) to what is projected."""
-        if self.o_norm is not None:
-            o = self.o_norm(o)
-        return o if self.g_proj is None else o * self.gate_of(x)
-
-    def gate_of(self, x: Tensor) -> Tensor:
-        """The output gate ``[B, T, H, V]``."""
-        if self.g_proj is None:
-            raise TypeError(f"{type(self).__name__} was made without an output gate")
-        return nn.functional.silu(self.g_proj(x)).unflatten(-1, (self.H, self.V))
-
-    def _streams(
-        self, x: Tensor, mask: Tensor | None, conv: Tensor | None
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
-        """The q, k and v streams ``[B, T, H·K]``, ``[B, T, H·K]``, ``[B, T, H·V]``, and the convolutions' state."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        if not self.conv_size:
-            return (q, k, v), None
-        widths = [stream.shape[-1] for stream in (q, k, v)]
-        weight = torch.cat([self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight])
-        # One pass over the three streams side by side, and one tensor of state.
-        mask = None if mask is None else mask.squeeze(-1)
-        mixed, conv = short_convolution(torch.cat([q, k, v], dim=-1), weight, conv, mask)
-        q, k, v = mixed.split(widths, dim=-1)
-        return (q, k, v), conv
+    def training_backend(self) -> str | None:
+        """The backend that this mixer trains with where it now is; None without a recurrence."""
+        if self.recurrence is None:
+            return None
+        weight = self.o_proj.weight
+        call = Call(weight.device.type, weight.dtype, T=2, K=self.K, V=self.V, with_gradient=True)
+        return self.recurrence.resolve(self.backend, call)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -214,44 +177,73 @@ class TokenMixer(nn.Module):
             elif isinstance(module, HeadNorm):
                 module.weight.fill_(1.0)
 
-    @torch.no_grad()
     def init_from_attention(self, attention: nn.Module) -> None:
-        """Take over the projections of the attention that this mixer replaces, as the paper's students do.
-
-        Short convolutions begin by passing every token on. Grouped key and value heads are repeated. Where the mixer's
-        values are wider than the attention's, the repeated copies share the output projection between them, so that
-        the sum over copies is the attention's own.
+        """Take over what corresponds in the attention that this mixer replaces, as the paper's students do.
 
         Args:
-            attention: with ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` of the same width and heads of width K.
+            attention: with ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` of the same width and the same heads.
 
         Raises:
-            UserError: if its heads do not fit.
+            UserError: if its heads do not fit; nothing is changed then.
         """
-        q, k, v, o = (getattr(attention, f"{name}_proj").weight for name in "qkvo")
-        width = getattr(attention, "head_dim", self.K)
-        groups, remainder = divmod(q.shape[0], k.shape[0])
-        copies, rest = divmod(self.V, self.K)
-        if q.shape != self.q_proj.weight.shape or width != self.K or remainder or rest:
+        raise TypeError(f"{type(self).__name__} does not say how it starts from attention")
+
+    def _check(self, past: MixerState | None, B: int) -> None:
+        """Refuse a cache whose state is not this mixer's."""
+        if past is None:
+            return
+        found = None if past.recurrent is None else tuple(past.recurrent.shape)
+        expected = None if self.state_shape is None else (B, *self.state_shape)
+        if found != expected:
             raise UserError(
-                f"attention with q {list(q.shape)}, k {list(k.shape)} and heads of {width} does not fit a mixer with q "
-                f"{list(self.q_proj.weight.shape)} and {self.H} heads of {self.K}; give both the same heads"
+                f"layer {self.layer_idx} of the cache holds a state of shape {found}, {type(self).__name__} has "
+                f"{expected}: the cache was made for another model or batch; pass a fresh one or none at all"
             )
 
-        def repeated(weight: Tensor, times: int) -> Tensor:
-            heads = weight.unflatten(0, (-1, self.K)).repeat_interleave(groups, dim=0)
-            return heads.repeat(1, times, 1).flatten(0, 1)
 
-        self.q_proj.weight.copy_(q)
-        self.k_proj.weight.copy_(repeated(k, 1))
-        self.v_proj.weight.copy_(repeated(v, copies))
-        for module in self.modules():
-            if isinstance(module, ShortConvolution):
-                # Let each token through as it is: attention has no convolution.
-                module.weight.zero_()
-                module.weight[:, :, -1] = 1.0
-        shared = o.unflatten(1, (self.H, self.K)).repeat(1, 1, copies) / copies
-        self.o_proj.weight.copy_(shared.flatten(1))
+class AttentionWeights(NamedTuple):
+    """An attention's projections in the shapes of a mixer: q, k ``[H·K, D]``, v ``[H·V, D]``, o ``[D, H·V]``."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+
+
+def attention_weights(attention: nn.Module, D: int, H: int, K: int, V: int) -> AttentionWeights:
+    """What a mixer with H heads of width K and values of width V can take over from an attention.
+
+    Grouped key and value heads are repeated. Where the values are wider than the attention's, repeated copies of these
+    share the output projection between them, so that the sum over copies is the attention's own.
+
+    Raises:
+        UserError: if the heads do not fit, or V is no multiple of K.
+    """
+    q, k, v, o = (getattr(attention, f"{name}_proj").weight for name in "qkvo")
+    width = getattr(attention, "head_dim", K)
+    groups, remainder = divmod(q.shape[0], k.shape[0])
+    copies, rest = divmod(V, K)
+    if q.shape != (H * K, D) or width != K or remainder or rest:
+        raise UserError(
+            f"attention with q {list(q.shape)}, k {list(k.shape)} and heads of {width} does not fit a mixer with q "
+            f"{[H * K, D]} and {H} heads of {K}, values of {V}; give both the same heads, and values a multiple of them"
+        )
+
+    def repeated(weight: Tensor, times: int) -> Tensor:
+        heads = weight.unflatten(0, (-1, K)).repeat_interleave(groups, dim=0)
+        return heads.repeat(1, times, 1).flatten(0, 1)
+
+    shared = o.unflatten(1, (H, K)).repeat(1, 1, copies) / copies
+    return AttentionWeights(q, repeated(k, 1), repeated(v, copies), shared.flatten(1))
+
+
+@torch.no_grad()
+def let_pass(mixer: nn.Module) -> None:
+    """Have short convolutions begin by passing every token on as it is: attention has none."""
+    for module in mixer.modules():
+        if isinstance(module, ShortConvolution):
+            module.weight.zero_()
+            module.weight[:, :, -1] = 1.0
 
 
 def unit_length(x: Tensor) -> Tensor:
@@ -260,18 +252,28 @@ def unit_length(x: Tensor) -> Tensor:
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
-def decay_parameters(H: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """``A_log`` and ``dt_bias`` ``[H]`` of a decay −exp(A_log)·softplus(· + dt_bias), without weight decay."""
-    A_log, dt_bias = nn.Parameter(torch.empty(H)), nn.Parameter(torch.empty(H))
-    for parameter in (A_log, dt_bias):
-        parameter._no_weight_decay = True  # type: ignore[attr-defined]
-    return A_log, dt_bias
+def without_weight_decay(*shape: int) -> nn.Parameter:
+    """An empty parameter that optimisers leave out of weight decay."""
+    parameter = nn.Parameter(torch.empty(shape))
+    parameter._no_weight_decay = True  # type: ignore[attr-defined]
+    return parameter
+
+
+def decay_parameters(H: int, steps: int | None = None) -> tuple[nn.Parameter, nn.Parameter]:
+    """``A_log`` ``[H]`` and ``dt_bias`` ``[H]`` or ``[steps]`` of a decay −exp(A_log)·softplus(· + dt_bias)."""
+    return without_weight_decay(H), without_weight_decay(H if steps is None else steps)
 
 
 @torch.no_grad()
 def reset_decay(A_log: Tensor, dt_bias: Tensor, A_range: tuple[float, float]) -> None:
     """Initialise decays as Mamba-2 does: A uniform in a range, the step log-uniform from 0.001 to 0.1."""
     A_log.uniform_(*A_range).clamp_(min=1e-4).log_()
+    reset_step(dt_bias)
+
+
+@torch.no_grad()
+def reset_step(dt_bias: Tensor) -> None:
+    """Initialise a bias so that softplus of it is log-uniform from 0.001 to 0.1."""
     step = torch.empty_like(dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-    # The inverse of softplus, so that softplus(dt_bias) is the step.
+    # The inverse of softplus.
     dt_bias.copy_(step + torch.log(-torch.expm1(-step)))

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.gated_delta_rule import GATED_DELTA_RULE
-from .base import TokenMixer, decay_parameters, reset_decay, unit_length
+from .attention_shaped import AttentionShapedMixer
+from .base import decay_parameters, reset_decay, unit_length
 
 
-class GatedDeltaNet(TokenMixer):
+class GatedDeltaNet(AttentionShapedMixer):
     """The mixer; state ``[B, H, K, V]``."""
 
     recurrence = GATED_DELTA_RULE

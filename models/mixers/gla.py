@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.gated_linear_attention import GATED_LINEAR_ATTENTION
-from .base import TokenMixer
+from .attention_shaped import AttentionShapedMixer
 
 NORMALIZER = 16.0
 """Divides the log decay, so that a fresh layer forgets slowly."""
@@ -21,7 +21,7 @@ RANK = 16
 """Rank of the projection to the decays."""
 
 
-class GatedLinearAttention(TokenMixer):
+class GatedLinearAttention(AttentionShapedMixer):
     """The mixer; state ``[B, H, K, V]``."""
 
     recurrence = GATED_LINEAR_ATTENTION

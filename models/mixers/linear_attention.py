@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.linear_attention import LINEAR_ATTENTION
-from .base import TokenMixer
+from .attention_shaped import AttentionShapedMixer
 
 EPSILON = 1e-6
 
 
-class LinearAttention(TokenMixer):
+class LinearAttention(AttentionShapedMixer):
     """The mixer; state ``[B, H, K, V + 1]``, its last column the normaliser z, or ``[B, H, K, V]`` with a norm."""
 
     recurrence = LINEAR_ATTENTION
-    options: ClassVar[dict[str, Any]] = TokenMixer.options | {"conv_size": 0, "norm": False, "gate": False}
+    options: ClassVar[dict[str, Any]] = AttentionShapedMixer.options | {"conv_size": 0, "norm": False, "gate": False}
     plain_variant = "bare"
 
     def __init__(self, config: Any, layer_idx: int) -> None:
@@ -30,10 +30,10 @@ class LinearAttention(TokenMixer):
         self.reset_parameters()
 
     @classmethod
-    def state_elements(cls, config: Any) -> int:
-        """Elements of one layer's recurrent state, the normaliser's included."""
+    def shape_of_state(cls, config: Any) -> tuple[int, int, int]:
+        """``(H, K, V)`` of one layer's recurrent state, the normaliser's column included."""
         _, H, K, V = cls.geometry(config)
-        return H * K * (V if cls.chosen_options(config)["norm"] else V + 1)
+        return H, K, V if cls.chosen_options(config)["norm"] else V + 1
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Map q and k to positive features; without a norm, give v a column of ones for the normaliser."""

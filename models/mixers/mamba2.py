@@ -14,27 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.state_space_dual import STATE_SPACE_DUAL
-from .base import TokenMixer, decay_parameters, reset_decay
+from ..ops.selective_state_space import SELECTIVE_STATE_SPACE
+from .attention_shaped import AttentionShapedMixer
+from .base import decay_parameters, reset_decay, without_weight_decay
 
 
-class Mamba2(TokenMixer):
+class Mamba2(AttentionShapedMixer):
     """The mixer; state ``[B, H, K, V]``."""
 
-    recurrence = STATE_SPACE_DUAL
+    recurrence = SELECTIVE_STATE_SPACE
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.dt_proj = nn.Linear(config.hidden_size, self.H, bias=False)
         self.A_log, self.dt_bias = decay_parameters(self.H)
-        self.D = nn.Parameter(torch.ones(self.H))
-        self.D._no_weight_decay = True  # type: ignore[attr-defined]
+        self.D = without_weight_decay(self.H)
         self.reset_parameters()
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-        """Weigh the values by the step and compute the log decay ``[B, T, H]``."""
+        """Compute the step ``[B, T, H]``, and A ``[H]``."""
         step = F.softplus(self.dt_proj(x).float() + self.dt_bias.float())
-        return q, k, (v * step.unsqueeze(-1)).to(v.dtype), (-self.A_log.float().exp() * step,)
+        return q, k, v, (step, -self.A_log.float().exp())
 
     def output(self, x: Tensor, v: Tensor, o: Tensor) -> Tensor:
         """Add what passes by the state, D·v; gate, then norm: all ``[B, T, H, V]``."""

@@ -1,8 +1,11 @@
 """What the chunked forms share: time in chunks, decay between tokens of a chunk, and the state carried across chunks.
 
-Every exponent taken here is at most zero, so nothing overflows, however strong the decay: a factor that would grow is
-always split at a boundary between the two tokens it belongs to.
+Every exponent taken here is at most zero and every decay at most one, so nothing overflows, however strong the decay: a
+factor that would grow is always split at a boundary between the two tokens it belongs to.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +14,8 @@ from torch import Tensor
 LARGEST = 64
 """Most tokens of a chunk."""
 
-LEAF = 4
-"""Side of the blocks in which channel-wise decay is taken pair by pair."""
+SMALLEST = 4
+"""Fewest tokens of a chunk."""
 
 
 def chunk_size(T: int, K: int) -> int:
@@ -22,7 +25,7 @@ def chunk_size(T: int, K: int) -> int:
     two. A short sequence takes no more than the power of two that holds it.
     """
     balanced = min(LARGEST, 1 << (K - 1).bit_length())
-    return max(LEAF, min(balanced, 1 << (T - 1).bit_length()))
+    return max(SMALLEST, min(balanced, 1 << (T - 1).bit_length()))
 
 
 def split(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -66,37 +69,60 @@ def pair_decay(total: Tensor) -> Tensor:
     return difference.masked_fill(~causal(total.shape[-1], total.device), -torch.inf).exp()
 
 
-def decayed_scores(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
-    """Products of queries with earlier keys whose channels decay at rates of their own.
+class Decayed(NamedTuple):
+    """What `decayed_scores` makes of the tokens of chunks.
 
-    Blocks of `LEAF` tokens are taken pair by pair; two neighbouring blocks are then joined by a matrix product whose
-    two factors decay towards the boundary between them, until one block is left.
+    Attributes:
+        scores: for each reader ``[..., C, C]``: Σ_κ reader_iκ k_jκ Π_{j < t ≤ i} decay_tκ for j ≤ i, else 0.
+        readers: ``[..., C, K]`` each, decayed from the start of the chunk: what reads the state before it.
+        keys: ``[..., C, K]``, decayed to the end of the chunk: what writes the state after it.
+        total: ``[..., 1, K]``, decay over the chunk.
+    """
+
+    scores: list[Tensor]
+    readers: list[Tensor]
+    keys: Tensor
+    total: Tensor
+
+
+def decayed_scores(readers: Sequence[Tensor], k: Tensor, decay: Tensor) -> Decayed:
+    """Products of readers with the keys of earlier tokens, whose channels decay at rates of their own.
+
+    Blocks of one token are joined to blocks of two, of four, and so on. Readers carry their decay from the start of
+    their block and keys theirs to its end, so that readers of a later block meet keys of an earlier one in a matrix
+    product, and joining two blocks multiplies the readers of the later by the decay over the earlier, and the keys of
+    the earlier by that over the later. There is no logarithm and no quotient, so nothing is lost to strong decay.
 
     Args:
-        q, k: ``[..., C, K]``.
-        total: ``[..., C, K]``, log decay of each channel summed from the start of the chunk.
-
-    Returns:
-        ``[..., C, C]``, Σ_κ q_iκ k_jκ exp(total_iκ − total_jκ) for j ≤ i, else 0.
+        readers: each ``[..., C, K]``.
+        k: ``[..., C, K]``.
+        decay: ``[..., C, K]``, from 0 to 1.
     """
-    C = q.shape[-2]
-    blocks = [x.unflatten(-2, (-1, LEAF)) for x in (q, k, total)]
-    difference = blocks[2].unsqueeze(-2) - blocks[2].unsqueeze(-3)
-    allowed = causal(LEAF, q.device).unsqueeze(-1)
-    weight = difference.masked_fill(~allowed, -torch.inf).exp()
-    scores = torch.einsum("...ik,...jk,...ijk->...ij", blocks[0], blocks[1], weight)
-    size = LEAF
-    while size < C:
-        early, late = slice(0, None, 2), slice(1, None, 2)
-        q_late, _, total_late = (x.unflatten(-2, (-1, size))[..., late, :, :] for x in (q, k, total))
-        _, k_early, total_early = (x.unflatten(-2, (-1, size))[..., early, :, :] for x in (q, k, total))
-        boundary = total_early[..., -1:, :]
-        below = (q_late * (total_late - boundary).exp()) @ (k_early * (boundary - total_early).exp()).mT
-        upper = torch.cat([scores[..., early, :, :], torch.zeros_like(below)], dim=-1)
-        lower = torch.cat([below, scores[..., late, :, :]], dim=-1)
-        scores = torch.cat([upper, lower], dim=-2)
-        size *= 2
-    return scores.squeeze(-3)
+    C = k.shape[-2]
+    scores = [(reader * k).sum(-1)[..., None, None] for reader in readers]
+    # Blocks of one token: [..., C, 1, K].
+    total = decay.unsqueeze(-2)
+    readers = [reader.unsqueeze(-2) * total for reader in readers]
+    k = k.unsqueeze(-2)
+    for _ in range(C.bit_length() - 1):
+        size = k.shape[-2]
+        early, late = total.unflatten(-3, (-1, 2)).unbind(-3)
+        k_early = k[..., ::2, :, :]
+        for n, reader in enumerate(readers):
+            reader_late = reader[..., 1::2, :, :]
+            below = (reader_late * k_early).sum(-1, keepdim=True) if size == 1 else reader_late @ k_early.mT
+            upper = F.pad(scores[n][..., ::2, :, :], (0, size))
+            lower = torch.cat([below, scores[n][..., 1::2, :, :]], dim=-1)
+            scores[n] = torch.cat([upper, lower], dim=-2)
+        after = torch.stack([torch.ones_like(early), early], dim=-3)
+        until = torch.stack([late, torch.ones_like(late)], dim=-3)
+        readers = [(reader.unflatten(-3, (-1, 2)) * after).flatten(-3, -2) for reader in readers]
+        k = (k.unflatten(-3, (-1, 2)) * until).flatten(-3, -2)
+        total = early * late
+    return Decayed(
+        [score.squeeze(-3) for score in scores], [reader.squeeze(-3) for reader in readers], k.squeeze(-3),
+        total.squeeze(-3),
+    )  # fmt: skip
 
 
 def carry(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

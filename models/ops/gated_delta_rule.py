@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import causal, chunk_size, clamped, join, pair_decay, split
+from .delta_chunks import chunks_in_turn
+from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
@@ -46,44 +48,44 @@ def chunked(
     total = clamped(log_decay).cumsum(dim=-1)
     between = pair_decay(total)
     beta = beta.unsqueeze(-1)
-    # Row i: what token i recalls of the writes of the chunk's earlier tokens. Written values solve (1 + recall) w = b.
-    recall = ((k * beta) @ k.mT * between).masked_fill(~causal(size, k.device, strict=True), 0)
-    asked = torch.cat([v * beta, k * (beta * total.unsqueeze(-1).exp())], dim=-1)
-    solved = torch.linalg.solve_triangular(recall, asked, upper=False, unitriangular=True)
-    written, erased = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    inside = (q @ k.mT) * between
-    reading = q * total.exp().unsqueeze(-1)
+    since = total.unsqueeze(-1).exp()
     last = total[..., -1:]
-    keeping = (k * (last - total).exp().unsqueeze(-1)).mT
-    decay = last.exp().unsqueeze(-1)
-    before, values = [], []
-    # Only what needs the state goes from chunk to chunk; the outputs are then one product over all chunks.
-    for written_n, erased_n, decay_n, keeping_n in zip(
-        *(x.unbind(2) for x in (written, erased, decay, keeping)), strict=True
-    ):
-        before.append(S)
-        values.append(written_n - erased_n @ S)
-        S = decay_n * S + keeping_n @ values[-1]
-    o = reading @ torch.stack(before, dim=2) + inside @ torch.stack(values, dim=2)
+    recall = ((k * beta) @ k.mT * between).masked_fill(~causal(size, k.device, strict=True), 0)
+    inside = (q @ k.mT) * between
+    keeping = k * (last - total).exp().unsqueeze(-1)
+    o, S = chunks_in_turn(
+        recall, v * beta, k * (beta * since), inside, q * since, keeping, last.exp().unsqueeze(-1), S
+    )  # fmt: skip
     return join(o, T).to(dtype), S
 
 
 def kernel(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, state: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    *,
+    state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Through flash-linear-attention."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule
 
-    function = fused_recurrent_gated_delta_rule if v.shape[1] == 1 else chunk_gated_delta_rule
+    one = one_step(q, k, v, log_decay, beta)
+    function = fused_recurrent_gated_delta_rule if one else chunk_gated_delta_rule
     o, S = function(
-        q, k, v, g=log_decay, beta=beta, scale=1.0, initial_state=state, output_final_state=True
+        q, k, v, g=log_decay, beta=beta, scale=1.0, initial_state=state, output_final_state=True, cu_seqlens=cu_seqlens
     )  # fmt: skip
     return o, S
 
 
-def _random_gates(k: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     log_decay = F.logsigmoid(torch.randn(k.shape[:-1], generator=generator, dtype=k.dtype) + 3)
     return log_decay, torch.rand(k.shape[:-1], generator=generator, dtype=k.dtype)
 
 
-GATED_DELTA_RULE = Recurrence("gated_delta_rule", reference, chunked, kernel, _random_gates, unit_keys=True)
+GATED_DELTA_RULE = Recurrence(
+    "gated_delta_rule", reference, chunked, _random_gates, {"fla": Kernel(kernel, largest_key=256, even=True)},
+    unit_keys=True,
+)  # fmt: skip

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import carry, chunk_size, clamped, decayed_scores, join, split
+from .chunks import carry, chunk_size, decayed_scores, join, split
+from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
@@ -36,26 +37,27 @@ def chunked(
     size = chunk_size(T, k.shape[-1])
     start = start_state(k, v, state)
     q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
-    total = clamped(log_decay).cumsum(dim=-2)
-    last = total[..., -1:, :]
-    before, end = carry(last.exp().mT, (k * (last - total).exp()).mT @ v, start)
-    o = (q * total.exp()) @ before + decayed_scores(q, k, total) @ v
-    return join(o, T).to(dtype), end
+    inside = decayed_scores([q], k, log_decay.exp())
+    before, end = carry(inside.total.mT, inside.keys.mT @ v, start)
+    return join(inside.readers[0] @ before + inside.scores[0] @ v, T).to(dtype), end
 
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def kernel(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Through flash-linear-attention."""
     from fla.ops.gla import chunk_gla, fused_recurrent_gla
 
-    function, gate = (fused_recurrent_gla, "gk") if v.shape[1] == 1 else (chunk_gla, "g")
-    o, S = function(
-        q=q, k=k, v=v, **{gate: log_decay}, scale=1.0, initial_state=state, output_final_state=True
-    )  # fmt: skip
-    return o, S
+    shared = {"scale": 1.0, "initial_state": state, "output_final_state": True, "cu_seqlens": cu_seqlens}
+    if one_step(q, k, v, log_decay):
+        return fused_recurrent_gla(q, k, v, gk=log_decay, **shared)
+    return chunk_gla(q, k, v, g=log_decay, **shared)
 
 
-def _random_gates(k: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     return (F.logsigmoid(torch.randn(k.shape, generator=generator, dtype=k.dtype) + 1) / 4,)
 
 
-GATED_LINEAR_ATTENTION = Recurrence("gated_linear_attention", reference, chunked, kernel, _random_gates)
+GATED_LINEAR_ATTENTION = Recurrence(
+    "gated_linear_attention", reference, chunked, _random_gates, {"fla": Kernel(kernel)}
+)

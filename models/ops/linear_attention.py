@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .chunks import causal, chunk_size, join, split
+from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
@@ -38,13 +39,19 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> 
     return join(q @ torch.stack(before[:-1], dim=2) + inside, T).to(dtype), before[-1]
 
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def kernel(
+    q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Through flash-linear-attention."""
     from fla.ops.linear_attn import chunk_linear_attn, fused_recurrent_linear_attn
 
-    function = fused_recurrent_linear_attn if v.shape[1] == 1 else chunk_linear_attn
-    o, S = function(q, k, v, scale=1.0, initial_state=state, output_final_state=True, normalize=False)
+    function = fused_recurrent_linear_attn if one_step(q, k, v) else chunk_linear_attn
+    o, S = function(
+        q, k, v, scale=1.0, initial_state=state, output_final_state=True, normalize=False, cu_seqlens=cu_seqlens
+    )  # fmt: skip
     return o, S
 
 
-LINEAR_ATTENTION = Recurrence("linear_attention", reference, chunked, kernel, random_gates=lambda k, generator: ())
+LINEAR_ATTENTION = Recurrence(
+    "linear_attention", reference, chunked, lambda k, v, generator: (), {"fla": Kernel(kernel)}
+)

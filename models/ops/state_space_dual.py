@@ -3,7 +3,8 @@
     S_t = exp(log_decay_t) · S_{t-1} + k_t ⊗ v_t
     o_t = S_tᵀ q_t
 
-With q = C, k = B, v = Δ·x and log_decay = Δ·A it is Mamba-2's recurrence; with a constant decay it is RetNet's.
+With a constant decay it is RetNet's recurrence; with q = C, k = B, v = Δ·x and log_decay = Δ·A it is Mamba-2's, which
+`selective_state_space` states in those terms.
 
 Source: Dao, Gu, "Transformers are SSMs", arXiv 2405.21060, section 6.
 """
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import carry, chunk_size, clamped, join, pair_decay, split
+from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
 
@@ -45,17 +47,21 @@ def chunked(
     return join(o, T).to(dtype), end
 
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def kernel(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Through flash-linear-attention."""
     from fla.ops.simple_gla import chunk_simple_gla, fused_recurrent_simple_gla
 
-    function = fused_recurrent_simple_gla if v.shape[1] == 1 else chunk_simple_gla
-    o, S = function(q=q, k=k, v=v, g=log_decay, scale=1.0, initial_state=state, output_final_state=True)
+    function = fused_recurrent_simple_gla if one_step(q, k, v, log_decay) else chunk_simple_gla
+    o, S = function(
+        q, k, v, g=log_decay, scale=1.0, initial_state=state, output_final_state=True, cu_seqlens=cu_seqlens
+    )  # fmt: skip
     return o, S
 
 
-def _random_gates(k: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     return (F.logsigmoid(torch.randn(k.shape[:-1], generator=generator, dtype=k.dtype) + 2),)
 
 
-STATE_SPACE_DUAL = Recurrence("state_space_dual", reference, chunked, kernel, _random_gates)
+STATE_SPACE_DUAL = Recurrence("state_space_dual", reference, chunked, _random_gates, {"fla": Kernel(kernel)})

@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "scale": "tiny",
     "seeds": 1,
     "recipe": "scratch",
+    "match": None,
     # A row and a checkpoint every step, so that a kill finds both.
     "overrides": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every_seconds": 1e-9},
     "questions": 2,
@@ -51,7 +52,7 @@ ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
 
 def cells() -> list[RunSpec]:
     changes = {"mixer": OPTIONS["mixers"], "pattern": ["SL"], "seed": [0]}
-    options = {name: OPTIONS[name] for name in ("scale", "recipe", "overrides", "questions", "pages")}
+    options = {name: OPTIONS[name] for name in ("scale", "recipe", "match", "overrides", "questions", "pages")}
     return Study(baseline={"mixer": "gla", "pattern": "SL"}, changes=changes, **options).cells("cpu")
 
 

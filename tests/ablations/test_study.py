@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from infinitevl_bench.ablations.scales import SCALES, get_scale
-from infinitevl_bench.ablations.study import Study
+from infinitevl_bench.ablations.study import Study, arm_config
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.eval.benchmarks import find_benchmark
+from infinitevl_bench.models.matching import count_decoder_parameters
 from infinitevl_bench.models.registry import mixer_names
 
 
@@ -65,3 +66,21 @@ def test_every_scale_names_benchmarks_with_a_synthetic_twin(scale: str) -> None:
         family = find_benchmark(name).family
         assert family in SCALES[scale].pages.weights
     assert study({"mixer": mixer_names()}, scale=scale).cells("cpu")
+
+
+def test_what_is_matched_is_part_of_the_cell() -> None:
+    scratch, state = (study({}, scale="small", match=match).cells("cpu")[0] for match in (None, "state"))
+    assert (scratch.arguments["match"], state.arguments["match"]) == ("params", "state")
+    assert scratch.id != state.id
+    assert study({}).cells("cpu")[0].arguments["match"] == "none"
+
+
+def test_arms_of_a_study_hold_alike() -> None:
+    cells = study({"mixer": mixer_names(), "pattern": ["SLLL", "SL"]}, scale="small").cells("cpu")
+    counts = [count_decoder_parameters(arm_config(cell).config) for cell in cells]
+    assert max(counts) < 1.02 * min(counts)
+
+
+def test_an_arm_that_cannot_be_matched_is_said_before_anything_trains() -> None:
+    with pytest.raises(UserError, match="use --match none"):
+        study({"mixer_args": [{"expand_v": 64}]}, scale="small").cells("cpu")

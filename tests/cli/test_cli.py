@@ -8,8 +8,8 @@ import pytest
 
 COMMANDS = {
     ("ablate",): {
-        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--steps", "--learning-rate",
-        "--questions", "--pages", "--jobs", "--device", "--runs",
+        "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
+        "--learning-rate", "--questions", "--pages", "--jobs", "--device", "--runs",
     },
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
@@ -62,6 +62,8 @@ MISTAKES = [
     (("ablate", "--scale", "smal"), "did you mean small?"),
     (("ablate", "--swa-ratio", "1/4", "--pattern", "SL"), "not both"),
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
+    (("ablate", "--match", "parms"), "did you mean params?"),
+    (("ablate", "--match", "params"), "use --match state or none, or --recipe scratch"),
     (("eval", "DocVKA"), "did you mean"),
     (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),

@@ -1,12 +1,15 @@
 """Small models for the tests of the backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from infinitevl_bench.models.config import HybridVLConfig, layer_types_of
 from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
+from infinitevl_bench.models.mixers.base import TokenMixer
+from infinitevl_bench.models.registry import get_mixer
+from torch import nn
 
 IMAGE, VIDEO, VISION_START, VISION_END = 60, 61, 62, 63
 VISION = {
@@ -62,3 +65,31 @@ def picture_prompt() -> dict[str, torch.Tensor]:
         "pixel_values": torch.randn(4 * 6, 3 * 2 * 14 * 14, generator=generator),
         "image_grid_thw": torch.tensor([[1, 4, 6]]),
     }
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Memory that torch hands out without filling it holds NaN, so that reading it shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.fixture
+def make_mixer(make_config: Callable[..., HybridVLConfig]) -> Callable[..., TokenMixer]:
+    """A mixer of width 32 with 4 heads, weights large enough that every part of it shows in the output."""
+
+    def make(name: str, seed: int = 0, layer_idx: int = 1, **options: Any) -> TokenMixer:
+        torch.manual_seed(seed)
+        config = make_config(mixer=name, **options).text_config
+        config.initializer_range = 0.4
+        mixer = get_mixer(name)(config, layer_idx)
+        for norm in (module for module in mixer.modules() if type(module).__name__ == "HeadNorm"):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+        return mixer.eval()
+
+    return make

@@ -1,97 +1,58 @@
-"""Every token mixer: its equations, its state, padding, initialisation from a teacher, options, and the registry."""
+"""Every token mixer: its equations, its state, padding, packed sequences, and the layers of other libraries."""
 
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.models import registry
 from infinitevl_bench.models.cache import HybridCache, MixerState, read_state
 from infinitevl_bench.models.mixers.base import TokenMixer
-from infinitevl_bench.models.registry import ALIASES, MIXERS, get_mixer, mixer_names
+from infinitevl_bench.models.registry import MIXERS, get_mixer
 from torch import Tensor, nn
 
-every_mixer = pytest.mark.parametrize("name", mixer_names())
-# The default, and what the options can take away or add.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "bare": {"conv_size": 0, "norm": False, "gate": False},
-    "full": {"conv_size": 4, "norm": True, "gate": True},
-    "narrow": {"expand_v": 1, "conv_size": 3},
-    "half": {"expand_v": 0.5},
-}
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-
-Make = Callable[..., TokenMixer]
-
-
-@pytest.fixture
-def make_mixer(make_config: Callable[..., Any]) -> Make:
-    """A mixer of width 32 with 4 heads, weights large enough that every part of it shows in the output."""
-
-    def make(name: str, seed: int = 0, **options: Any) -> TokenMixer:
-        torch.manual_seed(seed)
-        config = make_config(mixer=name, **options).text_config
-        config.initializer_range = 0.4
-        mixer = get_mixer(name)(config, 1)
-        for norm in (module for module in mixer.modules() if type(module).__name__ == "HeadNorm"):
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-        return mixer.eval()
-
-    return make
-
-
-def tokens(B: int, T: int, seed: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(B, T, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of what was expected."""
-    return float((actual.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30))
-
-
-def assert_same(actual: Tensor | None, expected: Tensor | None, bound: float = 2e-5) -> None:
-    assert (actual is None) == (expected is None)
-    if actual is not None and expected is not None:
-        assert actual.shape == expected.shape
-        assert relative_error(actual, expected) <= bound
-
+from .mixing import Make, assert_same, every_mixer, every_variant, relative_error, tokens
 
 # --- oracles: the layers written again from their papers, token by token, one head at a time --------------------------
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:
     """``[T, C]``: torch's own grouped convolution, padded on the left; then SiLU."""
+    return F.silu(convolved_bare(x, weight))
+
+
+def convolved_bare(x: Tensor, weight: Tensor) -> Tensor:
     W = weight.shape[-1]
-    return F.silu(F.conv1d(F.pad(x.T[None], (W - 1, 0)), weight, groups=x.shape[1])[0].T)
+    return F.conv1d(F.pad(x.T[None], (W - 1, 0)), weight, groups=x.shape[1])[0].T
 
 
-def layer_oracle(mixer: TokenMixer, x: Tensor) -> Tensor:
+def layer_oracle(mixer: Any, x: Tensor) -> Tensor:
     """A mixer of ours on one sequence ``[T, D]``, in float64, from its equations."""
     w = {name: value.detach().double() for name, value in mixer.state_dict().items()}
     x = x.double()
+    kind = type(mixer).__name__
+    if kind in LAYERS:
+        return LAYERS[kind](mixer, w, x)
     q, k, v = (x @ w[f"{s}_proj.weight"].T for s in "qkv")
     if "q_conv1d.weight" in w:
-        q, k, v = (convolved(y, w[f"{s}_conv1d.weight"]) for s, y in zip("qkv", (q, k, v), strict=True))
+        convolve = convolved_bare if kind == "HGRN2" else convolved
+        q, k, v = (convolve(y, w[f"{s}_conv1d.weight"]) for s, y in zip("qkv", (q, k, v), strict=True))
     heads = []
     for h in range(mixer.H):
         keys, values = slice(h * mixer.K, (h + 1) * mixer.K), slice(h * mixer.V, (h + 1) * mixer.V)
-        heads.append(HEADS[type(mixer).__name__](mixer, w, x, q[:, keys], k[:, keys], v[:, values], h))
+        heads.append(HEADS[kind](mixer, w, x, q[:, keys], k[:, keys], v[:, values], h))
     o = torch.stack(heads, dim=1)
     gate = F.silu(x @ w["g_proj.weight"].T).view_as(o) if "g_proj.weight" in w else torch.ones_like(o)
-
-    def normed(y: Tensor) -> Tensor:
-        if "o_norm.weight" not in w:
-            return y
-        return y / (y.pow(2).mean(-1, keepdim=True) + mixer.norm_eps).sqrt() * w["o_norm.weight"]
-
-    o = normed(o * gate) if type(mixer).__name__ == "Mamba2" else normed(o) * gate
+    o = normed(mixer, w, o * gate) if kind == "Mamba2" else normed(mixer, w, o) * gate
     return o.flatten(1) @ w["o_proj.weight"].T
+
+
+def normed(mixer: Any, w: dict[str, Tensor], y: Tensor) -> Tensor:
+    if "o_norm.weight" not in w:
+        return y
+    return y / (y.pow(2).mean(-1, keepdim=True) + mixer.norm_eps).sqrt() * w["o_norm.weight"]
 
 
 def scan(q: Tensor, transitions: list[Tensor], writes: list[Tensor]) -> Tensor:
@@ -103,9 +64,7 @@ def scan(q: Tensor, transitions: list[Tensor], writes: list[Tensor]) -> Tensor:
     return torch.stack(outputs)
 
 
-def gated_deltanet_head(
-    mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int
-) -> Tensor:
+def gated_deltanet_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
     q, k = q / q.norm(dim=-1, keepdim=True) * mixer.K**-0.5, k / k.norm(dim=-1, keepdim=True)
     alpha = torch.exp(-w["A_log"][h].exp() * torch.log1p(torch.exp(x @ w["a_proj.weight"][h] + w["dt_bias"][h])))
     beta = 1 / (1 + torch.exp(-(x @ w["b_proj.weight"][h])))
@@ -114,7 +73,7 @@ def gated_deltanet_head(
     return scan(q, [alpha[t] * (one - beta[t] * k[t].outer(k[t])) for t in T], [beta[t] * k[t].outer(v[t]) for t in T])
 
 
-def mamba2_head(mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+def mamba2_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
     step = torch.log1p(torch.exp(x @ w["dt_proj.weight"][h] + w["dt_bias"][h]))
     decay = torch.exp(-w["A_log"][h].exp() * step)
     T = range(len(x))
@@ -122,7 +81,7 @@ def mamba2_head(mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k
     return scan(q, [decay[t] * one for t in T], [step[t] * k[t].outer(v[t]) for t in T]) + w["D"][h] * v
 
 
-def gla_head(mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+def gla_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
     logit = x @ w["gk_proj.0.weight"].T @ w["gk_proj.1.weight"].T + w["gk_proj.1.bias"]
     alpha = (1 / (1 + torch.exp(-logit))) ** (1 / 16)
     alpha = alpha[:, h * mixer.K : (h + 1) * mixer.K]
@@ -131,11 +90,62 @@ def gla_head(mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k: T
 
 
 def linear_attention_head(
-    mixer: TokenMixer, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int
+    mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int
 ) -> Tensor:
     q, k = (torch.where(y > 0, y + 1, y.exp()) for y in (q, k))
     weight = (q @ k.T).tril()
     return (weight if "o_norm.weight" in w else weight / weight.sum(-1, keepdim=True)) @ v
+
+
+def deltanet_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+    q, k = q / q.norm(dim=-1, keepdim=True) * mixer.K**-0.5, k / k.norm(dim=-1, keepdim=True)
+    beta = 1 / (1 + torch.exp(-(x @ w["b_proj.weight"][h])))
+    one = torch.eye(mixer.K, dtype=x.dtype)
+    T = range(len(x))
+    return scan(q, [one - beta[t] * k[t].outer(k[t]) for t in T], [beta[t] * k[t].outer(v[t]) for t in T])
+
+
+def kimi_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+    keys = slice(h * mixer.K, (h + 1) * mixer.K)
+    q, k = q / q.norm(dim=-1, keepdim=True) * mixer.K**-0.5, k / k.norm(dim=-1, keepdim=True)
+    rate = (x @ w["f_proj.0.weight"].T @ w["f_proj.1.weight"].T + w["dt_bias"])[:, keys]
+    alpha = torch.exp(-w["A_log"][h].exp() * torch.log1p(torch.exp(rate)))
+    beta = 1 / (1 + torch.exp(-(x @ w["b_proj.weight"][h])))
+    one = torch.eye(mixer.K, dtype=x.dtype)
+    T = range(len(x))
+    moves = [(one - beta[t] * k[t].outer(k[t])) @ alpha[t].diag() for t in T]
+    return scan(q, moves, [beta[t] * k[t].outer(v[t]) for t in T])
+
+
+def retnet_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+    distance = torch.arange(len(x))[:, None] - torch.arange(len(x))
+    weight = (1 - 2.0 ** (-5 - h)) ** distance.clamp(min=0) * (distance >= 0)
+    return (q @ k.T * weight * mixer.K**-0.5) @ v
+
+
+def hgrn2_head(mixer: Any, w: dict[str, Tensor], x: Tensor, q: Tensor, k: Tensor, v: Tensor, h: int) -> Tensor:
+    low = 1 / (1 + torch.exp(-w["lower_bound_logit"])).view(mixer.H, mixer.K)[h] if "lower_bound_logit" in w else 0.0
+    forget = low + (1 - low) / (1 + torch.exp(-k))
+    T = range(len(x))
+    return scan(F.silu(q) * mixer.K**-0.5, [forget[t].diag() for t in T], [(1 - forget[t]).outer(v[t]) for t in T])
+
+
+def mamba1_layer(mixer: Any, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    u = x @ w["v_proj.weight"].T
+    if "v_conv1d.weight" in w:
+        u = convolved(u, w["v_conv1d.weight"])
+    r, B, C = (u @ w["x_proj.weight"].T).split([mixer.rank, mixer.K, mixer.K], dim=-1)
+    step = torch.log1p(torch.exp(r @ w["dt_proj.weight"].T + w["dt_proj.bias"]))
+    S, outputs = torch.zeros_like(w["A_log"]), []
+    for t in range(len(x)):
+        S = torch.exp(-w["A_log"].exp() * step[t][:, None]) * S + (step[t] * u[t]).outer(B[t])
+        outputs.append(S @ C[t] + w["D"] * u[t])
+    return (torch.stack(outputs) * F.silu(x @ w["g_proj.weight"].T)) @ w["o_proj.weight"].T
+
+
+def identity_layer(mixer: Any, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    o = normed(mixer, w, (x @ w["v_proj.weight"].T).view(-1, mixer.H, mixer.V)).flatten(1)
+    return (o * F.silu(x @ w["g_proj.weight"].T) if "g_proj.weight" in w else o) @ w["o_proj.weight"].T
 
 
 HEADS: dict[str, Callable[..., Tensor]] = {
@@ -143,13 +153,17 @@ HEADS: dict[str, Callable[..., Tensor]] = {
     "Mamba2": mamba2_head,
     "GatedLinearAttention": gla_head,
     "LinearAttention": linear_attention_head,
+    "DeltaNet": deltanet_head,
+    "KimiDeltaAttention": kimi_head,
+    "RetNet": retnet_head,
+    "HGRN2": hgrn2_head,
 }
+LAYERS: dict[str, Callable[..., Tensor]] = {"Mamba1": mamba1_layer, "Identity": identity_layer}
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@every_variant
 @pytest.mark.parametrize("T", [1, 3, 66], ids="T{}".format)
-@pytest.mark.parametrize("options", [OPTIONS[name] for name in ("default", "bare", "full", "narrow")])
-def test_a_mixer_is_its_equations(name: str, T: int, options: dict[str, Any], make_mixer: Make) -> None:
+def test_a_mixer_is_its_equations(name: str, options: dict[str, Any], T: int, make_mixer: Make) -> None:
     mixer = make_mixer(name, **options)
     x = tokens(2, T)
     with torch.no_grad():
@@ -158,11 +172,25 @@ def test_a_mixer_is_its_equations(name: str, T: int, options: dict[str, Any], ma
     assert_same(y, torch.stack([layer_oracle(mixer, sequence) for sequence in x]), 1e-4)
 
 
+@torch.no_grad()
+def test_the_first_layer_of_hgrn2_has_no_lower_bound(make_mixer: Make) -> None:
+    first, x = make_mixer("hgrn2", layer_idx=0), tokens(1, 20)
+    assert "lower_bound_logit" not in first.state_dict()
+    assert_same(first(x)[0][0], layer_oracle(first, x[0]), 1e-4)
+
+
+@torch.no_grad()
+def test_identity_passes_nothing_between_tokens(make_mixer: Make) -> None:
+    mixer, x = make_mixer("identity"), tokens(1, 20)
+    y, _ = mixer(x)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert_same(mixer(x[:, order])[0], y[:, order], 1e-6)
+
+
 # --- state ------------------------------------------------------------------------------------------------------------
 
 
-@every_mixer
-@every_option
+@every_variant
 @torch.no_grad()
 def test_one_pass_is_token_by_token(name: str, options: dict[str, Any], make_mixer: Make) -> None:
     mixer, x = make_mixer(name, **options), tokens(2, 70)
@@ -208,15 +236,16 @@ def test_the_given_state_is_not_modified(name: str, make_mixer: Make) -> None:
         assert (old is None and new is None) or torch.equal(old, new)
 
 
-@every_mixer
-@every_option
+@every_variant
 @torch.no_grad()
 def test_state_elements_are_those_of_the_state(
     name: str, options: dict[str, Any], make_mixer: Make, make_config: Callable[..., Any]
 ) -> None:
     config = make_config(mixer=name, **options).text_config
     for T in (1, 50):
-        _, state = make_mixer(name, **options).mix(tokens(1, T), None, None)
+        mixer = make_mixer(name, **options)
+        _, state = mixer.mix(tokens(1, T), None, None)
+        assert mixer.state_shape == (None if state.recurrent is None else state.recurrent.shape[1:])
         elements = 0 if state.recurrent is None else state.recurrent.numel()
         assert elements == get_mixer(name).state_elements(config)
 
@@ -232,8 +261,7 @@ def test_bfloat16_models_keep_a_float32_state(name: str, T: int, make_mixer: Mak
     y, state = mixer.mix(x, None, None)
     expected, expected_state = wide.mix(x.float(), None, None)
     assert y.dtype == torch.bfloat16
-    assert state.recurrent is not None
-    assert state.recurrent.dtype == torch.float32
+    assert state.recurrent is None or state.recurrent.dtype == torch.float32
     # Each of a dozen operations in a row rounds to eight bits.
     assert_same(y, expected, 3e-2)
     assert_same(state.recurrent, expected_state.recurrent, 3e-2)
@@ -254,8 +282,7 @@ def test_gradients_do_not_depend_on_the_backend(name: str, make_mixer: Make) -> 
         assert relative_error(gradients[1][key], gradient) <= 5e-5, key
 
 
-@every_mixer
-@every_option
+@every_variant
 def test_every_parameter_is_trained(name: str, options: dict[str, Any], make_mixer: Make) -> None:
     mixer = make_mixer(name, **options)
     mixer(tokens(2, 20))[0].sin().sum().backward()
@@ -275,8 +302,7 @@ def padded(x: Tensor, left: int, right: int) -> tuple[Tensor, Tensor]:
     return garbage, mask
 
 
-@every_mixer
-@every_option
+@every_variant
 @pytest.mark.parametrize("left", [1, 5, 64])
 @torch.no_grad()
 def test_left_padding_changes_nothing(name: str, options: dict[str, Any], left: int, make_mixer: Make) -> None:
@@ -290,8 +316,7 @@ def test_left_padding_changes_nothing(name: str, options: dict[str, Any], left: 
     assert_same(state.recurrent, last.recurrent)
 
 
-@every_mixer
-@every_option
+@every_variant
 @pytest.mark.parametrize("right", [1, 5, 64])
 @torch.no_grad()
 def test_right_padding_changes_nothing(name: str, options: dict[str, Any], right: int, make_mixer: Make) -> None:
@@ -304,20 +329,21 @@ def test_right_padding_changes_nothing(name: str, options: dict[str, Any], right
     assert_same(state.recurrent, last.recurrent)
 
 
-@every_mixer
+@every_variant
 @torch.no_grad()
-def test_right_padding_leaves_the_convolutions_where_the_tokens_ended(name: str, make_mixer: Make) -> None:
-    mixer, x = make_mixer(name, conv_size=4), tokens(2, 20)
+def test_right_padding_leaves_the_convolutions_where_the_tokens_ended(
+    name: str, options: dict[str, Any], make_mixer: Make
+) -> None:
+    mixer, x = make_mixer(name, **options), tokens(2, 20)
     _, last = mixer.mix(x, None, None)
     _, state = mix_masked(mixer, *padded(x, 0, 5))
     assert_same(state.conv, last.conv)
 
 
-@every_mixer
-@pytest.mark.parametrize("conv_size", [0, 4], ids="conv{}".format)
+@every_variant
 @torch.no_grad()
-def test_padding_inside_changes_nothing(name: str, conv_size: int, make_mixer: Make) -> None:
-    mixer, x = make_mixer(name, conv_size=conv_size), tokens(2, 20)
+def test_padding_inside_changes_nothing(name: str, options: dict[str, Any], make_mixer: Make) -> None:
+    mixer, x = make_mixer(name, **options), tokens(2, 20)
     alone, last = mixer.mix(x, None, None)
     hole, mask = padded(x, 0, 6)
     hole = torch.cat([x[:, :9], hole[:, 20:], x[:, 9:]], dim=1)
@@ -360,161 +386,68 @@ def mix_masked(mixer: TokenMixer, x: Tensor, mask: Tensor) -> tuple[Tensor, Mixe
     return y, kept[0]
 
 
-# --- names, options, initialisation -----------------------------------------------------------------------------------
+# --- packed sequences -------------------------------------------------------------------------------------------------
+
+ENDS = [0, 1, 4, 30, 95, 97]
 
 
-def test_gated_deltanet_has_the_published_parameter_names(make_mixer: Make) -> None:
-    assert set(make_mixer("gated_deltanet").state_dict()) == {
-        *(f"{stream}_proj.weight" for stream in "qkvabgo"),
-        *(f"{stream}_conv1d.weight" for stream in "qkv"),
-        "A_log", "dt_bias", "o_norm.weight",
-    }  # fmt: skip
-
-
-@every_mixer
-def test_an_unknown_option_answers_with_the_nearest(name: str, make_mixer: Make) -> None:
-    with pytest.raises(UserError, match="did you mean expand_v"):
-        make_mixer(name, expand_w=1)
-
-
-@every_mixer
-def test_an_unknown_backend_answers_with_the_nearest(name: str, make_mixer: Make) -> None:
-    with pytest.raises(UserError, match="did you mean torch"):
-        make_mixer(name, backend="torhc")(tokens(1, 3))
-
-
-@every_mixer
-def test_variants_name_what_differs(name: str, make_config: Callable[..., Any]) -> None:
-    mixer = get_mixer(name)
-
-    def variant(**options: Any) -> str:
-        return mixer.variant(make_config(mixer=name, **options).text_config)
-
-    default = variant()
-    assert variant(**mixer.options) == default
-    # The backend changes how a number is computed, not which.
-    assert variant(backend="reference") == default
-    for option in ("conv_size", "norm", "gate"):
-        other = (0 if mixer.options[option] else 4) if option == "conv_size" else not mixer.options[option]
-        assert variant(**{option: other}) != default
+@every_variant
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_packed_sequences_are_each_alone(name: str, options: dict[str, Any], backend: str, make_mixer: Make) -> None:
+    mixer, x = make_mixer(name, backend=backend, **options), tokens(1, ENDS[-1])
+    results = []
+    for together in (True, False):
+        leaf = x.clone().requires_grad_()
+        if together:
+            y, _ = mixer(leaf, cu_seq_lens_q=torch.tensor(ENDS, dtype=torch.int32), max_length_q=65)
+        else:
+            y = torch.cat([mixer(leaf[:, low:high])[0] for low, high in pairwise(ENDS)], dim=1)
+        gradients = torch.autograd.grad((y * tokens(1, ENDS[-1], seed=9)).sum(), [leaf, *mixer.parameters()])
+        results.append((y.detach(), *gradients))
+    for packed, alone in zip(*results, strict=True):
+        assert_same(packed, alone, 1e-4)
 
 
 @every_mixer
-def test_variants_name_the_width_of_the_values(name: str, make_config: Callable[..., Any]) -> None:
-    variants = {
-        get_mixer(name).variant(make_config(mixer=name, expand_v=width).text_config) for width in (0.5, 1, 2, 4)
-    }
-    assert len(variants) == 4
-
-
-def test_the_variants_of_plain_linear_attention(make_config: Callable[..., Any]) -> None:
-    mixer = get_mixer("linear_attention")
-
-    def variant(**options: Any) -> str:
-        return mixer.variant(make_config(mixer="linear_attention", **options).text_config)
-
-    assert variant() == "bare"
-    assert variant(norm=True) == "norm=True"
-    assert variant(conv_size=4, norm=True, gate=True) == "conv_size=4, gate=True, norm=True"
-    assert get_mixer("gated_deltanet").variant(make_config().text_config) == ""
+@torch.no_grad()
+def test_every_packed_sequence_has_its_own_state(name: str, make_mixer: Make) -> None:
+    mixer, x = make_mixer(name), tokens(1, ENDS[-1])
+    _, states = mixer.mix(x, None, None, torch.tensor(ENDS))
+    for n, (low, high) in enumerate(pairwise(ENDS)):
+        _, state = mixer.mix(x[:, low:high], None, None)
+        for packed, alone in zip(states, state, strict=True):
+            assert_same(None if packed is None else packed[n], None if alone is None else alone[0])
 
 
 @every_mixer
-def test_initialisation_follows_the_seed(name: str, make_mixer: Make) -> None:
-    mixer = make_mixer(name)
-    drawn = []
-    for seed in (4, 4, 5):
-        with torch.no_grad():
-            for p in mixer.parameters():
-                p.fill_(torch.nan)
-        torch.manual_seed(seed)
-        mixer.reset_parameters()
-        drawn.append({key: value.clone() for key, value in mixer.state_dict().items()})
-    for key, value in drawn[0].items():
-        assert value.isfinite().all(), f"{key} is not initialised"
-        assert torch.equal(value, drawn[1][key]), key
-    assert any(not torch.equal(value, drawn[2][key]) for key, value in drawn[0].items())
+def test_packed_sequences_take_no_cache_and_no_padding(
+    name: str, make_mixer: Make, make_config: Callable[..., Any]
+) -> None:
+    mixer, x, borders = make_mixer(name), tokens(1, 9), torch.tensor([0, 4, 9])
+    cache = HybridCache(config=make_config(mixer=name).text_config)
+    with pytest.raises(UserError, match="neither a cache nor an attention mask"):
+        mixer(x, cu_seq_lens_q=borders, cache=cache)
+    with pytest.raises(UserError, match="neither a cache nor an attention mask"):
+        mixer(x, cu_seq_lens_q=borders, attention_mask=torch.ones(1, 9))
 
 
-@every_mixer
-def test_a_fresh_mixer_remembers(name: str, make_config: Callable[..., Any]) -> None:
-    torch.manual_seed(0)
-    mixer = get_mixer(name)(make_config(mixer=name).text_config, 0)
-    x = tokens(1, 30)
-    other = x.clone()
-    other[:, 0] += 1
-    with torch.no_grad():
-        (y, _), (z, _) = mixer(x), mixer(other)
-    assert not torch.equal(y[:, -1], z[:, -1])
+# --- caches -----------------------------------------------------------------------------------------------------------
 
 
-class Attention(nn.Module):
-    """The projections of a grouped-query attention."""
-
-    def __init__(self, width: int = 32, heads: int = 4, groups: int = 2, head_dim: int = 8, bias: bool = True) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.q_proj = nn.Linear(width, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, groups * head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
-
-
-@every_mixer
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("expand_v", [1, 2, 3])
-def test_initialisation_from_attention(name: str, groups: int, expand_v: int, make_mixer: Make) -> None:
-    torch.manual_seed(1)
-    mixer, teacher = make_mixer(name, expand_v=expand_v), Attention(groups=groups)
-    before = {key: value.clone() for key, value in mixer.state_dict().items()}
-    taught = {key: value.clone() for key, value in teacher.state_dict().items()}
-    mixer.init_from_attention(teacher)
-    assert torch.equal(mixer.q_proj.weight, teacher.q_proj.weight)
-    for h in range(4):
-        group = h * groups // 4
-        rows, shared = slice(h * 8, h * 8 + 8), slice(group * 8, group * 8 + 8)
-        assert torch.equal(mixer.k_proj.weight[rows], teacher.k_proj.weight[shared])
-        # A token that a head looks at alone reaches the output as it does in the teacher.
-        wide = slice(h * mixer.V, (h + 1) * mixer.V)
-        ours = mixer.o_proj.weight[:, wide] @ mixer.v_proj.weight[wide]
-        theirs = teacher.o_proj.weight[:, rows] @ teacher.v_proj.weight[shared]
-        torch.testing.assert_close(ours, theirs)
-    for key, value in mixer.state_dict().items():
-        if "conv1d" in key:
-            # Attention has no convolution, so every token passes as it is.
-            assert torch.equal(value, torch.tensor([0.0, 0.0, 0.0, 1.0]).expand_as(value))
-        elif key not in {f"{stream}_proj.weight" for stream in "qkvo"}:
-            assert torch.equal(value, before[key]), f"{key} is none of attention's"
-    for key, value in teacher.state_dict().items():
-        assert torch.equal(value, taught[key])
+@pytest.mark.parametrize("name", [name for name in MIXERS if get_mixer(name).recurrence is not None])
+@torch.no_grad()
+def test_the_cache_of_another_model_or_batch_is_refused(
+    name: str, make_mixer: Make, make_config: Callable[..., Any]
+) -> None:
+    cache = HybridCache(config=make_config(mixer=name).text_config)
+    make_mixer(name)(tokens(2, 5), cache=cache)
+    with pytest.raises(UserError, match="made for another model or batch"):
+        make_mixer(name, expand_v=4)(tokens(2, 5), cache=cache)
+    with pytest.raises(UserError, match="made for another model or batch"):
+        make_mixer(name)(tokens(3, 5), cache=cache)
 
 
-MISFITS = {
-    "another width": {"width": 64},
-    "fewer channels": {"heads": 2, "groups": 1},
-    "groups that do not divide": {"groups": 3},
-    "two wider heads": {"heads": 2, "groups": 1, "head_dim": 16},
-}
-
-
-@every_mixer
-@pytest.mark.parametrize("case", MISFITS)
-def test_attention_that_does_not_fit_is_refused(name: str, case: str, make_mixer: Make) -> None:
-    mixer = make_mixer(name)
-    before = {key: value.clone() for key, value in mixer.state_dict().items()}
-    with pytest.raises(UserError, match="does not fit"):
-        mixer.init_from_attention(Attention(**MISFITS[case]))
-    for key, value in mixer.state_dict().items():
-        assert torch.equal(value, before[key]), f"{key} was changed all the same"
-
-
-@every_mixer
-def test_values_that_are_no_multiple_of_attentions_are_refused(name: str, make_mixer: Make) -> None:
-    with pytest.raises(UserError):
-        make_mixer(name, expand_v=1.5).init_from_attention(Attention())
-
-
-# --- against transformers' own Mamba-2 --------------------------------------------------------------------------------
+# --- against transformers' own layers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -552,79 +485,23 @@ def test_mamba2_is_transformers(heads: int, T: int, make_config: Callable[..., A
     assert_same(ours(x)[0], theirs(x), 2e-5)
 
 
-# --- registry ---------------------------------------------------------------------------------------------------------
-
-
-def test_aliases_are_other_names_of_mixers() -> None:
-    assert not set(ALIASES) & set(MIXERS)
-    for alias, name in ALIASES.items():
-        assert get_mixer(alias) is get_mixer(name)
-        assert get_mixer(alias.upper()) is get_mixer(name)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "nearest"), [("glaa", "gla"), ("gated_delta_net", "gated_deltanet"), ("mamba3", "mamba")]
-)
-def test_unknown_mixers_answer_with_the_nearest(wrong: str, nearest: str) -> None:
-    with pytest.raises(UserError, match=f"did you mean .*{nearest}") as caught:
-        get_mixer(wrong)
-    assert caught.value.exit_code == 2
-
-
-@pytest.fixture
-def entry_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A place to install mixers of other packages: name → "module:Class", from a module that lies on the path."""
-    (tmp_path / "their_mixers.py").write_text(
-        "from infinitevl_bench.models.mixers.gla import GatedLinearAttention\n"
-        "class Theirs(GatedLinearAttention):\n    '''Theirs.'''\n"
-        "class NoMixer:\n    '''Something else.'''\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    found: dict[str, str] = {}
-    caches = [f for f in vars(registry).values() if hasattr(f, "cache_clear")]
-
-    def lookup(group: str) -> list[EntryPoint]:
-        return [EntryPoint(name, value, group) for name, value in found.items()]
-
-    monkeypatch.setattr(registry, "entry_points", lookup)
-    for function in caches:
-        function.cache_clear()
-    yield found
-    monkeypatch.undo()
-    for function in caches:
-        function.cache_clear()
-
-
-def test_an_entry_point_adds_a_mixer(entry_points: dict[str, str], make_config: Callable[..., Any]) -> None:
-    entry_points["theirs"] = "their_mixers:Theirs"
-    assert mixer_names() == [*MIXERS, "theirs"]
-    theirs = get_mixer("theirs")
-    assert theirs.__name__ == "Theirs"
-    torch.manual_seed(0)
-    y, _ = theirs(make_config(mixer="theirs").text_config, 0)(tokens(1, 5))
-    assert y.shape == (1, 5, 32)
-
-
-def test_an_entry_point_with_capitals_is_found(entry_points: dict[str, str]) -> None:
-    entry_points["Theirs"] = "their_mixers:Theirs"
-    assert get_mixer(mixer_names()[-1]).__name__ == "Theirs"
-
-
-def test_an_entry_point_that_is_no_mixer_is_refused(entry_points: dict[str, str]) -> None:
-    entry_points["theirs"] = "their_mixers:NoMixer"
-    with pytest.raises(UserError, match="not a subclass of TokenMixer"):
-        get_mixer("theirs")
-
-
-@pytest.mark.parametrize("taken", ["gla", "mamba"])
-def test_an_entry_point_cannot_take_a_name_that_exists(entry_points: dict[str, str], taken: str) -> None:
-    entry_points[taken] = "their_mixers:Theirs"
-    with pytest.raises(UserError, match="exists"):
-        mixer_names()
-
-
-@pytest.mark.parametrize("value", ["no_such_module:Theirs", "their_mixers:Missing"])
-def test_a_broken_entry_point_says_so(entry_points: dict[str, str], value: str) -> None:
-    entry_points["theirs"] = value
-    with pytest.raises(UserError, match="theirs"):
-        get_mixer("theirs")
+@pytest.mark.parametrize("T", [1, 7, 64, 100], ids="T{}".format)
+@torch.no_grad()
+def test_mamba1_is_transformers(T: int, make_mixer: Make) -> None:
+    modeling = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    ours = make_mixer("mamba1")
+    nn.init.uniform_(ours.D, 0.5, 1.5)
+    config = modeling.MambaConfig(
+        hidden_size=32, intermediate_size=64, expand=2, state_size=16, conv_kernel=4, time_step_rank=ours.rank,
+        use_conv_bias=False, use_bias=False, num_hidden_layers=1, use_mambapy=False,
+    )  # fmt: skip
+    theirs = modeling.MambaMixer(config, layer_idx=0).eval()
+    theirs.in_proj.weight.copy_(torch.cat([ours.v_proj.weight, ours.g_proj.weight]))
+    theirs.conv1d.weight.copy_(ours.v_conv1d.weight)
+    theirs.x_proj.weight.copy_(ours.x_proj.weight)
+    theirs.dt_proj.load_state_dict(ours.dt_proj.state_dict())
+    theirs.out_proj.weight.copy_(ours.o_proj.weight)
+    for name in ("A_log", "D"):
+        getattr(theirs, name).copy_(getattr(ours, name))
+    x = tokens(2, T)
+    assert_same(ours(x)[0], theirs(x), 2e-5)

@@ -1,156 +1,35 @@
 """Every recurrence behind every mixer: against its equations, against fla, in chunks, with decay of any strength."""
 
-from collections.abc import Callable, Iterator
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
-from infinitevl_bench.errors import UserError
-from infinitevl_bench.models.ops.kernels import kernel_trouble
-from infinitevl_bench.models.ops.recurrence import BACKENDS, Recurrence
-from infinitevl_bench.models.registry import MIXERS, get_mixer
+from infinitevl_bench.models.ops.recurrence import Recurrence
 from torch import Tensor
 
-RECURRENCES = {get_mixer(name).recurrence.name: get_mixer(name).recurrence for name in MIXERS}
-KERNELS = {name: recurrence for name, recurrence in RECURRENCES.items() if recurrence.kernel is not None}
-# Around one and two chunks of 64, odd, prime, and shorter than a block.
-LENGTHS = [1, 2, 3, 5, 17, 63, 64, 65, 100, 127, 131]
-B, H, K, V = 2, 3, 8, 5
-
-every_recurrence = pytest.mark.parametrize("recurrence", RECURRENCES.values(), ids=RECURRENCES)
-every_kernel = pytest.mark.parametrize("recurrence", KERNELS.values(), ids=KERNELS)
-every_length = pytest.mark.parametrize("T", LENGTHS, ids=lambda T: f"B{B}-T{T}-H{H}-K{K}")
-with_and_without_state = pytest.mark.parametrize("given", [False, True], ids=["empty", "state"])
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of what was expected, or over 1e-3 where it is smaller.
-
-    Inputs here are of order one; what is all but zero (the gradient of a decay of exp(−50), say) has no digits to tell.
-    """
-    actual, expected = actual.double().cpu(), expected.double().cpu()
-    return float((actual - expected).norm() / expected.norm().clamp(min=1e-3 * expected.numel() ** 0.5))
-
-
-def assert_near(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: float) -> None:
-    assert actual.keys() == expected.keys()
-    errors = {name: relative_error(actual[name], expected[name]) for name in expected}
-    # `not <=` also catches NaN.
-    wrong = {name: error for name, error in errors.items() if not error <= bound}
-    assert not wrong, f"relative RMS errors over {bound}: {wrong}"
-
-
-def random_state(seed: int = 1, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (B, H, K, V)) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def make(
-    recurrence: Recurrence, T: int, given: bool = True, dtype: torch.dtype = torch.float64
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Inputs of T tokens, drawn in float64 whatever the dtype, and a state that is large enough to matter."""
-    inputs = recurrence.random_inputs(B, T, H, K, V, seed=T, dtype=torch.float64)
-    return tuple(x.to(dtype) for x in inputs), random_state() if given else None
-
-
-def input_names(count: int) -> list[str]:
-    return ["q", "k", "v", "first gate", "second gate", "third gate"][:count]
-
-
-def everything(
-    recurrence: Recurrence,
-    inputs: tuple[Tensor, ...],
-    state: Tensor | None,
-    backend: str,
-    *,
-    gradients: bool = True,
-) -> dict[str, Tensor]:
-    """Output, last state and all gradients, the given state's included, for one fixed random loss."""
-    leaves = [x.detach().clone().requires_grad_(gradients) for x in inputs]
-    start = None if state is None else state.detach().clone().requires_grad_(gradients)
-    o, last = recurrence(*leaves, state=start, backend=backend)
-    found = {"o": o.detach(), "last state": last.detach()}
-    if gradients:
-        g = torch.Generator().manual_seed(7)
-        weights = [torch.randn(x.shape, generator=g, dtype=torch.float64).to(x) for x in (o, last)]
-        targets = leaves if start is None else [*leaves, start]
-        gradient = torch.autograd.grad([o, last], targets, weights)
-        names = input_names(len(leaves)) + ([] if start is None else ["state"])
-        found |= {f"d{name}": value for name, value in zip(names, gradient, strict=True)}
-    return found
-
-
-# --- oracles: the recurrences unrolled, in float64, from the equations of the papers ----------------------------------
-
-
-def unrolled_decay(log_decay: Tensor) -> Tensor:
-    """``[B, T, H, ...]`` → ``[B, H, ..., T + 1, T + 1]``: the product of the decays of tokens j + 1 … i; index 0 is the
-    state before the first token. Multiplied up, without a logarithm or a difference of sums."""
-    decay = log_decay.movedim(1, -1).exp()
-    T = decay.shape[-1]
-    factor = torch.ones(*decay.shape[:-1], T + 1, T + 1, dtype=decay.dtype)
-    for i in range(1, T + 1):
-        factor[..., i, :i] = decay[..., i - 1, None]
-    return factor.cumprod(dim=-2).tril()
-
-
-def decay_sum(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """o_i = Σ_{j ≤ i} Σ_κ q_iκ (Π_{j < s ≤ i} decay_sκ) k_jκ v_j, the T × T sum at once; decay ``[B, T, H, K]``."""
-    weight = unrolled_decay(log_decay)
-    o = torch.einsum("bihk,bhkij,bjhk,bjhv->bihv", q, weight[..., 1:, 1:], k, v)
-    last = torch.einsum("bhkj,bjhk,bjhv->bhkv", weight[..., -1, 1:], k, v)
-    if state is not None:
-        o = o + torch.einsum("bihk,bhki,bhkv->bihv", q, weight[..., 1:, 0], state)
-        last = last + weight[..., -1, 0].unsqueeze(-1) * state
-    return o, last
-
-
-def gated_delta_oracle(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """S_i = Σ_j (A_i … A_{j+1}) β_j k_j v_jᵀ + (A_i … A_1) S_0 with A_t = exp(log_decay_t) (1 − β_t k_t k_tᵀ)."""
-    T = k.shape[1]
-    erase = torch.eye(k.shape[-1], dtype=k.dtype) - beta[..., None, None] * k.unsqueeze(-1) * k.unsqueeze(-2)
-    A = log_decay.exp()[..., None, None] * erase
-    writes = beta[..., None, None] * k.unsqueeze(-1) * v.unsqueeze(-2)
-    S_0 = torch.zeros_like(writes[:, 0]) if state is None else state
-    # What each token (and the start, first) contributes to the state, moved on by one transition matrix a token.
-    contributions = S_0.unsqueeze(1)
-    states = []
-    for t in range(T):
-        contributions = torch.cat([A[:, t].unsqueeze(1) @ contributions, writes[:, t : t + 1]], dim=1)
-        states.append(contributions.sum(dim=1))
-    return torch.einsum("bthkv,bthk->bthv", torch.stack(states, dim=1), q), states[-1]
-
-
-ORACLES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "gated_delta_rule": gated_delta_oracle,
-    "gated_linear_attention": decay_sum,
-    "state_space_dual": lambda q, k, v, decay, state: decay_sum(q, k, v, decay.unsqueeze(-1).expand_as(k), state),
-    "linear_attention": lambda q, k, v, state: decay_sum(q, k, v, torch.zeros_like(k), state),
-}
-
-
-def fla_naive(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """fla's own reference of a recurrence, with our signature."""
-    module, function = {
-        "gated_delta_rule": ("gated_delta_rule", "naive_recurrent_gated_delta_rule"),
-        "gated_linear_attention": ("gla", "naive_recurrent_gla"),
-        "state_space_dual": ("simple_gla", "naive_recurrent_simple_gla"),
-        "linear_attention": ("linear_attn", "naive_recurrent_linear_attn"),
-    }[name]
-    naive = getattr(pytest.importorskip(f"fla.ops.{module}.naive"), function)
-
-    def call(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        rest = {"initial_state": state, "output_final_state": True}
-        if name == "gated_delta_rule":
-            return naive(q, k, v, beta=gates[1], g=gates[0], scale=1.0, **rest)
-        if name == "gated_linear_attention":
-            # This one scales by K^-½ and cannot be told not to.
-            return naive(q * q.shape[-1] ** 0.5, k, v, *gates, **rest)
-        return naive(q, k, v, *gates, scale=1.0, **rest)
-
-    return call
+from .recurrences import (
+    FLA_NAIVE,
+    ORACLES,
+    RECURRENCES,
+    B,
+    H,
+    K,
+    V,
+    alone,
+    assert_near,
+    cut,
+    each_token,
+    every_length,
+    every_recurrence,
+    everything,
+    fla_naive,
+    input_names,
+    make,
+    moving,
+    random_state,
+    relative_error,
+    with_and_without_state,
+)
 
 
 def test_every_recurrence_has_an_oracle() -> None:
@@ -167,10 +46,11 @@ def test_reference_is_the_equation(recurrence: Recurrence, T: int, given: bool) 
     assert_near(found, {"o": o, "last state": last}, 1e-12)
 
 
-@every_recurrence
+@pytest.mark.parametrize("name", FLA_NAIVE)
 @pytest.mark.parametrize("T", [1, 5, 64, 100], ids="T{}".format)
 @with_and_without_state
-def test_reference_is_flas(recurrence: Recurrence, T: int, given: bool) -> None:
+def test_reference_is_flas(name: str, T: int, given: bool) -> None:
+    recurrence = RECURRENCES[name]
     naive = fla_naive(recurrence.name)
     inputs, state = make(recurrence, T, given, torch.float32)
     state = None if state is None else state.float()
@@ -234,12 +114,12 @@ def test_wide_gates_beside_narrow_values(recurrence: Recurrence, backend: str) -
 
 @every_recurrence
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-@pytest.mark.parametrize("cut", [1, 2, 31, 63, 64, 65, 130])
-def test_state_hands_over_at_any_cut(recurrence: Recurrence, backend: str, cut: int) -> None:
+@pytest.mark.parametrize("where", [1, 2, 31, 63, 64, 65, 130])
+def test_state_hands_over_at_any_cut(recurrence: Recurrence, backend: str, where: int) -> None:
     inputs, state = make(recurrence, 131)
     whole, last = recurrence(*inputs, state=state, backend=backend)
-    first, middle = recurrence(*(x[:, :cut] for x in inputs), state=state, backend=backend)
-    second, end = recurrence(*(x[:, cut:] for x in inputs), state=middle, backend=backend)
+    first, middle = recurrence(*cut(recurrence, inputs, 0, where), state=state, backend=backend)
+    second, end = recurrence(*cut(recurrence, inputs, where), state=middle, backend=backend)
     found = {"o": torch.cat([first, second], dim=1), "last state": end}
     assert_near(found, {"o": whole, "last state": last}, 1e-11)
 
@@ -250,8 +130,7 @@ def test_pieces_of_odd_lengths_then_single_tokens_equal_one_pass(recurrence: Rec
     whole, last = recurrence(*inputs, state=state, backend="reference")
     outputs, start = [], 0
     for length in (1, 7, 64, 3, 29, *[1] * 27):
-        piece = (x[:, start : start + length] for x in inputs)
-        o, state = recurrence(*piece, state=state)
+        o, state = recurrence(*cut(recurrence, inputs, start, start + length), state=state)
         outputs.append(o)
         start += length
     assert start == 131
@@ -264,10 +143,10 @@ def test_gradients_flow_through_a_hand_over(recurrence: Recurrence) -> None:
     inputs, state = make(recurrence, 70)
     results = []
     for cuts in ((0, 70), (0, 33, 70)):
-        leaves = [x.clone().requires_grad_() for x in inputs]
+        leaves = tuple(x.clone().requires_grad_() for x in inputs)
         S, outputs = state, []
         for low, high in pairwise(cuts):
-            o, S = recurrence(*(x[:, low:high] for x in leaves), state=S, backend="torch")
+            o, S = recurrence(*cut(recurrence, leaves, low, high), state=S, backend="torch")
             outputs.append(o)
         assert S is not None
         loss = torch.cat(outputs, 1).sin().sum() + S.cos().sum()
@@ -293,13 +172,14 @@ def test_nothing_given_is_modified(recurrence: Recurrence, backend: str, T: int)
 def test_the_future_does_not_reach_the_past(recurrence: Recurrence, backend: str) -> None:
     inputs, state = make(recurrence, 100)
     o, _ = recurrence(*inputs, state=state, backend=backend)
-    for cut in (1, 50, 63, 64, 99):
+    others = recurrence.random_inputs(B, 100, H, K, V, 9, torch.float64)
+    for where in (1, 50, 63, 64, 99):
         changed = [x.clone() for x in inputs]
-        for x, other in zip(changed, recurrence.random_inputs(B, 100, H, K, V, 9, torch.float64), strict=True):
-            x[:, cut:] = other[:, cut:]
+        for x, other in zip(changed[: moving(recurrence, inputs)], others, strict=False):
+            x[:, where:] = other[:, where:]
         again, _ = recurrence(*changed, state=state, backend=backend)
-        torch.testing.assert_close(again[:, :cut], o[:, :cut], rtol=1e-12, atol=1e-12)
-        assert not torch.allclose(again[:, cut:], o[:, cut:])
+        torch.testing.assert_close(again[:, :where], o[:, :where], rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(again[:, where:], o[:, where:])
 
 
 @every_recurrence
@@ -309,11 +189,10 @@ def test_samples_and_heads_do_not_mix(recurrence: Recurrence) -> None:
     o, last = recurrence(*inputs, state=state, backend="torch")
     for b in range(B):
         for h in range(H):
-            one = (slice(b, b + 1), slice(None), slice(h, h + 1))
-            alone, last_alone = recurrence(
-                *(x[one] for x in inputs), state=state[b : b + 1, h : h + 1], backend="torch"
+            one, last_alone = recurrence(
+                *alone(recurrence, inputs, b, h), state=state[b : b + 1, h : h + 1], backend="torch"
             )
-            torch.testing.assert_close(alone, o[one], rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(one[0, :, 0], o[b, :, h], rtol=1e-11, atol=1e-12)
             torch.testing.assert_close(last_alone[0, 0], last[b, h], rtol=1e-11, atol=1e-12)
 
 
@@ -324,7 +203,7 @@ def test_memory_layout_does_not_matter(recurrence: Recurrence, T: int) -> None:
     assert state is not None
     expected = everything(recurrence, inputs, state, "torch", gradients=False)
     # The same values, time innermost in memory.
-    strided = tuple(x.movedim(1, -1).contiguous().movedim(-1, 1) for x in inputs)
+    strided = each_token(recurrence, inputs, lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1))
     assert_near(everything(recurrence, strided, state.mT.contiguous().mT, "torch", gradients=False), expected, 1e-12)
 
 
@@ -344,18 +223,6 @@ def test_unusual_sizes(recurrence: Recurrence, shape: tuple[int, int, int, int, 
     assert_near(everything(recurrence, inputs, state, "torch"), expected, 1e-10)
 
 
-@pytest.fixture
-def poisoned_memory() -> Iterator[None]:
-    """Memory that torch hands out without filling it holds NaN, so that reading it shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(4).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
 @every_recurrence
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("T", [1, 63, 131])
@@ -368,8 +235,10 @@ def test_nothing_unfilled_is_read(recurrence: Recurrence, backend: str, T: int) 
 
 # --- decay of any strength --------------------------------------------------------------------------------------------
 
-DECAYING = {name: recurrence for name, recurrence in RECURRENCES.items() if name != "linear_attention"}
+DECAYING = {name: r for name, r in RECURRENCES.items() if name not in ("linear_attention", "delta_rule")}
 every_decaying = pytest.mark.parametrize("recurrence", DECAYING.values(), ids=DECAYING)
+# Channels that decay one by one go from token to token without a sum of logarithms, in which digits could be lost.
+EXACT = ("gated_linear_attention", "kimi_delta_rule", "selective_scan")
 
 STRENGTHS = {
     "none": [0.0],
@@ -389,172 +258,49 @@ STRENGTHS = {
 def test_decay_of_any_strength_in_float32(recurrence: Recurrence, strength: str, T: int, backend: str) -> None:
     # Keys of 64 channels take the largest chunks, over which the most decay adds up.
     inputs = recurrence.random_inputs(1, T, 2, 64, V, seed=T)
-    q, k, v, log_decay, *rest = inputs
+    q, k, v, gate, *rest = inputs
     state = random_state(shape=(1, 2, 64, V))
     pattern = torch.tensor(STRENGTHS[strength])
     which = (torch.arange(T) * 5 % 7) % len(pattern)
-    log_decay = pattern[which].view(T, *[1] * (log_decay.ndim - 2)).expand_as(log_decay).contiguous()
+    log_decay = pattern[which].view(T, *[1] * (gate.ndim - 2)).expand_as(gate).contiguous()
+    if recurrence.parameters:
+        # A step of that strength, with a rate of one; it weighs the values too, which stay of order one.
+        v, rest = v / log_decay.abs().mean().clamp(min=1), [-torch.ones_like(rest[0])]
+        log_decay = -log_decay
     inputs = (q, k, v, log_decay, *rest)
     expected = everything(recurrence, tuple(x.double() for x in inputs), state, "reference")
     found = everything(recurrence, inputs, state, backend)
     for name, value in found.items():
         assert value.isfinite().all(), name
+    if recurrence.parameters:
+        # A sum over tokens of steps of 50 and more times what is all but zero.
+        del expected["dsecond gate"], found["dsecond gate"]
     # Sums of a chunk's log decays lose digits to the steps that erase all; a dozen of those lose the most.
-    assert_near(found, expected, 2e-4 if backend == "torch" and "erasing" in strength else 3e-5)
+    summed = backend == "torch" and recurrence.name not in EXACT
+    assert_near(found, expected, 2e-4 if summed and "erasing" in strength else 3e-5)
 
 
-@every_decaying
+@every_recurrence
 def test_a_token_that_neither_writes_nor_decays_changes_nothing(recurrence: Recurrence) -> None:
     # What mixers rely on for padding: a zero key and zero gates.
-    (q, k, v, *gates), state = make(recurrence, 40)
+    inputs, state = make(recurrence, 40)
     hole = slice(11, 29)
-    k[:, hole] = 0
-    for gate in gates:
-        gate[:, hole] = 0
-    kept = [torch.cat([x[:, :11], x[:, 29:]], dim=1) for x in (q, k, v, *gates)]
+    for x in (inputs[1], *inputs[3 : moving(recurrence, inputs)]):
+        x[:, hole] = 0
+    kept = each_token(recurrence, inputs, lambda x: torch.cat([x[:, :11], x[:, 29:]], dim=1))
     for backend in ("reference", "torch"):
-        o, last = recurrence(q, k, v, *gates, state=state, backend=backend)
+        o, last = recurrence(*inputs, state=state, backend=backend)
         again, last_again = recurrence(*kept, state=state, backend=backend)
         torch.testing.assert_close(torch.cat([o[:, :11], o[:, 29:]], dim=1), again, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(last, last_again, rtol=1e-11, atol=1e-12)
 
 
-def test_the_delta_rule_replaces_what_a_key_held() -> None:
-    recurrence = RECURRENCES["gated_delta_rule"]
-    q, k, v, log_decay, beta = recurrence.random_inputs(1, 2, 1, 4, 3, dtype=torch.float64)
+@pytest.mark.parametrize("name", ["delta_rule", "gated_delta_rule", "kimi_delta_rule"])
+def test_a_delta_rule_replaces_what_a_key_held(name: str) -> None:
+    recurrence = RECURRENCES[name]
+    q, k, v, *decay, beta = recurrence.random_inputs(1, 2, 1, 4, 3, dtype=torch.float64)
     k[:, 1], q = k[:, 0], k.clone()
     q[:, 1] = k[:, 0]
     for backend in ("reference", "torch"):
-        o, _ = recurrence(q, k, v, torch.zeros_like(log_decay), torch.ones_like(beta), backend=backend)
+        o, _ = recurrence(q, k, v, *map(torch.zeros_like, decay), torch.ones_like(beta), backend=backend)
         torch.testing.assert_close(o, v)
-
-
-# --- backends ---------------------------------------------------------------------------------------------------------
-
-
-@every_recurrence
-def test_unknown_backends_answer_with_the_nearest(recurrence: Recurrence) -> None:
-    inputs, _ = make(recurrence, 2)
-    with pytest.raises(UserError, match="did you mean torch"):
-        recurrence(*inputs, backend="troch")
-
-
-@every_recurrence
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_kernel_that_is_not_usable_says_why(recurrence: Recurrence) -> None:
-    inputs, _ = make(recurrence, 2)
-    with pytest.raises(UserError, match=r"backend fla cannot run .*; use torch or auto"):
-        recurrence(*inputs, backend="fla")
-
-
-@every_recurrence
-@pytest.mark.parametrize(("T", "with_gradient"), [(1, False), (1, True), (64, False), (64, True)])
-def test_auto_takes_only_kernels_that_were_compared(
-    recurrence: Recurrence, T: int, with_gradient: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from infinitevl_bench.models.ops import kernels
-
-    monkeypatch.setattr(kernels, "kernel_trouble", lambda *_: None)
-    there = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, T, 1, 8))
-    chosen = recurrence.resolve("auto", there, with_gradient)
-    compared = recurrence.name in kernels.COMPARED and not (T == 1 and with_gradient)
-    assert chosen == ("fla" if compared else "reference" if T == 1 else "torch")
-
-
-@every_recurrence
-@pytest.mark.parametrize("T", [1, 2, 64])
-def test_auto_is_a_backend_that_runs_here(recurrence: Recurrence, T: int) -> None:
-    inputs, state = make(recurrence, T)
-    chosen = recurrence.resolve("auto", inputs[2], with_gradient=True)
-    assert chosen in BACKENDS
-    assert chosen != "auto"
-    expected, _ = recurrence(*inputs, state=state, backend="reference")
-    o, _ = recurrence(*inputs, state=state)
-    torch.testing.assert_close(o, expected, rtol=1e-10, atol=1e-11)
-
-
-@every_recurrence
-def test_random_inputs_are_valid_and_follow_the_seed(recurrence: Recurrence) -> None:
-    first, again, other = (recurrence.random_inputs(B, 9, H, K, V, seed=seed) for seed in (0, 0, 1))
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert not any(torch.equal(x, y) for x, y in zip(first, other, strict=True))
-    if recurrence.unit_keys:
-        torch.testing.assert_close(first[1].norm(dim=-1), torch.ones(B, 9, H))
-    if len(first) > 3:
-        assert (first[3] <= 0).all()
-
-
-# --- on an accelerator ------------------------------------------------------------------------------------------------
-
-GPU_LENGTHS = [1, 2, 63, 64, 131, 300]
-
-
-def on_gpu(
-    recurrence: Recurrence, T: int, sizes: tuple[int, int, int], dtype: torch.dtype
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    heads, key, value = sizes
-    inputs = recurrence.random_inputs(B, T, heads, key, value, seed=T, dtype=torch.float64)
-    # Decay stays float32, as mixers hand it over; everything else in the model's type.
-    narrow = tuple(x.to("cuda", torch.float32 if i == 3 else dtype) for i, x in enumerate(inputs))
-    return narrow, random_state(shape=(B, heads, key, value)).to("cuda", torch.float32) * 0.1
-
-
-@pytest.mark.gpu
-@every_kernel
-@pytest.mark.parametrize("T", GPU_LENGTHS, ids="T{}".format)
-@pytest.mark.parametrize("sizes", [(3, 32, 64), (2, 64, 64), (2, 128, 256)], ids=lambda s: "H{}-K{}-V{}".format(*s))
-@pytest.mark.usefixtures("poisoned_memory")
-def test_kernel_forward(recurrence: Recurrence, T: int, sizes: tuple[int, int, int]) -> None:
-    if trouble := kernel_trouble(recurrence.name):
-        pytest.skip(trouble)
-    inputs, state = on_gpu(recurrence, T, sizes, torch.bfloat16)
-    with torch.no_grad():
-        o, last = recurrence(*inputs, state=state, backend="fla")
-        expected, expected_last = recurrence(*(x.double() for x in inputs), state=state.double(), backend="reference")
-    assert (o.dtype, last.dtype) == (torch.bfloat16, torch.float32)
-    assert_near({"o": o, "last state": last}, {"o": expected, "last state": expected_last}, 1e-2)
-
-
-@pytest.mark.gpu
-@every_kernel
-@pytest.mark.parametrize("T", GPU_LENGTHS, ids="T{}".format)
-@pytest.mark.usefixtures("poisoned_memory")
-def test_kernel_gradients(recurrence: Recurrence, T: int) -> None:
-    if trouble := kernel_trouble(recurrence.name, with_gradient=True):
-        pytest.skip(trouble)
-    inputs, state = on_gpu(recurrence, T, (2, 64, 64), torch.bfloat16)
-    expected = everything(recurrence, tuple(x.double() for x in inputs), state.double(), "reference")
-    assert_near(everything(recurrence, inputs, state, "fla"), expected, 1.5e-2)
-
-
-@pytest.mark.gpu
-@every_kernel
-@pytest.mark.parametrize("cut", [1, 64, 299])
-def test_kernel_hands_its_state_over(recurrence: Recurrence, cut: int) -> None:
-    if trouble := kernel_trouble(recurrence.name):
-        pytest.skip(trouble)
-    inputs, state = on_gpu(recurrence, 300, (2, 64, 64), torch.bfloat16)
-    with torch.no_grad():
-        whole, last = recurrence(*(x.double() for x in inputs), state=state.double(), backend="reference")
-        first, middle = recurrence(*(x[:, :cut] for x in inputs), state=state, backend="fla")
-        second, end = recurrence(*(x[:, cut:] for x in inputs), state=middle, backend="fla")
-    found = {"o": torch.cat([first, second], dim=1), "last state": end}
-    assert_near(found, {"o": whole, "last state": last}, 1e-2)
-
-
-@pytest.mark.gpu
-@every_recurrence
-@pytest.mark.parametrize("T", [1, 64, 131], ids="T{}".format)
-def test_auto_on_a_gpu_is_right_with_gradients(recurrence: Recurrence, T: int) -> None:
-    inputs, state = on_gpu(recurrence, T, (2, 64, 64), torch.bfloat16)
-    expected = everything(recurrence, tuple(x.double() for x in inputs), state.double(), "reference")
-    assert_near(everything(recurrence, inputs, state, "auto"), expected, 1.5e-2)
-
-
-@pytest.mark.gpu
-@every_recurrence
-def test_chunked_on_a_gpu_is_step_by_step(recurrence: Recurrence) -> None:
-    inputs, state = on_gpu(recurrence, 131, (2, 64, 64), torch.float64)
-    wide = tuple(x.double() for x in inputs)
-    expected = everything(recurrence, wide, state.double(), "reference")
-    assert_near(everything(recurrence, wide, state.double(), "torch"), expected, 1e-10)

@@ -12,7 +12,7 @@ import torch
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models import presets
 from infinitevl_bench.models.ops.recurrence import Recurrence
-from infinitevl_bench.models.registry import get_mixer, mixer_names
+from infinitevl_bench.models.registry import get_mixer, recurrent_mixers
 from infinitevl_bench.profiling import ops
 from infinitevl_bench.records import read_records
 
@@ -33,7 +33,7 @@ def test_everything_asked_for_is_timed_printed_and_recorded(tmp_path: Path, caps
     assert "B 1, H 4, K 32, V 64" in lines[0]
     expected = {
         (mixer, kind, backend, T)
-        for mixer in mixer_names()
+        for mixer in recurrent_mixers()
         for kind in ("forward", "training")
         for backend, T in (("reference", 96), ("torch", 96), ("torch", 32))
     }
@@ -51,7 +51,7 @@ def test_everything_asked_for_is_timed_printed_and_recorded(tmp_path: Path, caps
             )
             assert ratio == pytest.approx(rows[mixer, kind, "reference", 96]["median_ms"] / row["median_ms"], rel=1e-2)
     assert {(g["mixer"], g["pass"], g["backend"]) for g in found["growth"]} == {
-        (mixer, kind, "torch") for mixer in mixer_names() for kind in ("forward", "training")
+        (mixer, kind, "torch") for mixer in recurrent_mixers() for kind in ("forward", "training")
     }
     assert all(0 < error < 1e-4 for by_backend in found["relative_rms_error"].values() for error in by_backend.values())
     assert read_records(out) == records

@@ -1,0 +1,49 @@
+"""Sequences packed one behind the other into a batch of one, and the same sequences side by side in a padded batch.
+
+``cu_seqlens`` ``[N + 1]`` says where each of N sequences begins, and the end, as in FlashAttention.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+
+
+def lengths_of(cu_seqlens: Tensor, B: int, T: int) -> list[int]:
+    """The lengths of packed sequences.
+
+    Args:
+        cu_seqlens: ``[N + 1]``, integers.
+        B, T: batch and tokens of what is packed.
+
+    Raises:
+        UserError: unless the batch is one and the sequences fill it, each with a token or more.
+    """
+    ends = cu_seqlens.tolist() if cu_seqlens.ndim == 1 and not cu_seqlens.is_floating_point() else []
+    lengths = [end - start for start, end in pairwise(ends)]
+    if B != 1 or not lengths or ends[0] != 0 or ends[-1] != T or min(lengths) < 1:
+        raise UserError(
+            f"cu_seqlens {ends} does not cut a batch of {B} with {T} tokens into sequences; it must rise from 0 to the "
+            "number of tokens of a batch of one"
+        )
+    return lengths
+
+
+def token_places(lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which sequence each token belongs to, and its place in it, both ``[T]``."""
+    counts = torch.tensor(lengths, device=device)
+    sequence = torch.arange(len(lengths), device=device).repeat_interleave(counts, output_size=sum(lengths))
+    starts = counts.cumsum(0) - counts
+    return sequence, torch.arange(sum(lengths), device=device) - starts[sequence]
+
+
+def unpack(x: Tensor, lengths: list[int]) -> Tensor:
+    """``[1, T, …]`` → ``[N, longest, …]``, zero behind the end of a sequence."""
+    return torch.nn.utils.rnn.pad_sequence(list(x[0].split(lengths)), batch_first=True)
+
+
+def pack(x: Tensor, lengths: list[int]) -> Tensor:
+    """``[N, longest, …]`` → ``[1, T, …]``: the inverse of `unpack`."""
+    return torch.cat([row[:length] for row, length in zip(x.unbind(0), lengths, strict=True)]).unsqueeze(0)
