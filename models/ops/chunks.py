@@ -11,36 +11,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST = 64
-"""Most tokens of a chunk."""
+LARGEST = {"cpu": 32}
+"""Most tokens of a chunk, by device; 64 where nothing is said, on accelerators."""
 
 SMALLEST = 4
 """Fewest tokens of a chunk."""
 
 
-def chunk_size(T: int, K: int) -> int:
-    """Tokens of a chunk, a power of two, for T tokens and keys of K channels.
+def chunk_size(k: Tensor) -> int:
+    """Tokens of a chunk, a power of two, for keys ``[B, T, H, K]``.
 
     Work within chunks grows with their size, work on states (K channels a token) does not: about K tokens balance the
     two. A short sequence takes no more than the power of two that holds it.
     """
-    balanced = min(LARGEST, 1 << (K - 1).bit_length())
+    T, K = k.shape[1], k.shape[-1]
+    balanced = min(LARGEST.get(k.device.type, 64), 1 << (K - 1).bit_length())
     return max(SMALLEST, min(balanced, 1 << (T - 1).bit_length()))
 
 
 def split(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """``[B, T, H, …]`` → ``[B, H, N, C, …]`` with chunks of C = ``size`` tokens, padded with zeros at the end."""
     T = x.shape[1]
-    x = x.to(dtype).movedim(1, 2)
+    # In memory as the products over chunks need it, so that none of them copies.
+    x = x.to(dtype).movedim(1, 2).contiguous()
     padding = -T % size
     if padding:
         x = F.pad(x, (0, 0) * (x.ndim - 3) + (0, padding))
     return x.unflatten(2, (-1, size))
 
 
-def join(x: Tensor, T: int) -> Tensor:
-    """``[B, H, N, C, V]`` → ``[B, T, H, V]``: the inverse of `split`."""
-    return x.flatten(2, 3)[:, :, :T].movedim(2, 1)
+def outputs(reading: Tensor, before: Tensor, inside: Tensor, values: Tensor, T: int) -> Tensor:
+    """What tokens read of the state before their chunk, and of what the chunk's tokens wrote.
+
+    Args:
+        reading: ``[B, H, N, C, K]``, queries, decayed since the chunk's start.
+        before: ``[B, H, N, K, V]``, the state before each chunk.
+        inside: ``[B, H, N, C, C]``, how much each token reads of what each wrote.
+        values: ``[B, H, N, C, V]``, what was written.
+        T: tokens, without the padding of the last chunk.
+
+    Returns:
+        ``[B, T, H, V]``.
+    """
+    o = torch.baddbmm(
+        (inside @ values).flatten(0, 2), reading.flatten(0, 2), before.flatten(0, 2)
+    ).view_as(values)  # fmt: skip
+    return o.flatten(2, 3)[:, :, :T].movedim(2, 1)
 
 
 def clamped(log_decay: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ in chunks: Yang, Wang, Zhang, Shen, Kim, "Parallelizing Linear Transformers with
 import torch
 from torch import Tensor
 
-from .chunks import causal, chunk_size, join, split
+from .chunks import causal, chunk_size, split
 from .delta_chunks import chunks_in_turn
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
@@ -34,14 +34,13 @@ def reference(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, state: Tensor | 
 def chunked(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """In chunks; arguments as in `reference`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     S = start_state(k, v, state)
     q, k, v, beta = (split(x, size, S.dtype) for x in (q, k, v, beta))
-    erased = k * beta.unsqueeze(-1)
-    recall = (erased @ k.mT).masked_fill(~causal(size, k.device, strict=True), 0)
+    recall = (k @ k.mT * beta.unsqueeze(-1)).masked_fill(~causal(size, k.device, strict=True), 0)
     inside = (q @ k.mT).masked_fill(~causal(size, k.device), 0)
-    o, S = chunks_in_turn(recall, v * beta.unsqueeze(-1), erased, inside, q, k, None, S)
-    return join(o, T).to(dtype), S
+    o, S = chunks_in_turn(recall, v, beta, k, beta, inside, q, k, None, S, T)
+    return o.to(dtype), S
 
 
 def kernel(

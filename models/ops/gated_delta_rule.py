@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import causal, chunk_size, clamped, join, pair_decay, split
+from .chunks import causal, chunk_size, clamped, pair_decay, split
 from .delta_chunks import chunks_in_turn
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
@@ -42,21 +42,17 @@ def chunked(
 ) -> tuple[Tensor, Tensor]:
     """In chunks; arguments as in `reference`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     S = start_state(k, v, state)
     q, k, v, log_decay, beta = (split(x, size, S.dtype) for x in (q, k, v, log_decay, beta))
     total = clamped(log_decay).cumsum(dim=-1)
-    between = pair_decay(total)
-    beta = beta.unsqueeze(-1)
-    since = total.unsqueeze(-1).exp()
-    last = total[..., -1:]
-    recall = ((k * beta) @ k.mT * between).masked_fill(~causal(size, k.device, strict=True), 0)
+    between, since, last = pair_decay(total), total.exp(), total[..., -1:]
+    recall = (k @ k.mT * between * beta.unsqueeze(-1)).masked_fill(~causal(size, k.device, strict=True), 0)
     inside = (q @ k.mT) * between
-    keeping = k * (last - total).exp().unsqueeze(-1)
-    o, S = chunks_in_turn(
-        recall, v * beta, k * (beta * since), inside, q * since, keeping, last.exp().unsqueeze(-1), S
-    )  # fmt: skip
-    return join(o, T).to(dtype), S
+    reading, keeping = q * since.unsqueeze(-1), k * (last - total).exp().unsqueeze(-1)
+    decay = last.exp().unsqueeze(-1)
+    o, S = chunks_in_turn(recall, v, beta, k, beta * since, inside, reading, keeping, decay, S, T)
+    return o.to(dtype), S
 
 
 def kernel(

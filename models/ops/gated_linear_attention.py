@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import carry, chunk_size, decayed_scores, join, split
+from .chunks import carry, chunk_size, decayed_scores, outputs, split
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
@@ -34,12 +34,12 @@ def chunked(
 ) -> tuple[Tensor, Tensor]:
     """In chunks; ``log_decay`` ``[B, T, H, K]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     start = start_state(k, v, state)
     q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
     inside = decayed_scores([q], k, log_decay.exp())
     before, end = carry(inside.total.mT, inside.keys.mT @ v, start)
-    return join(inside.readers[0] @ before + inside.scores[0] @ v, T).to(dtype), end
+    return outputs(inside.readers[0], before, inside.scores[0], v, T).to(dtype), end
 
 
 def kernel(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import causal, chunk_size, decayed_scores, join, split
+from .chunks import causal, chunk_size, decayed_scores, split
 from .delta_chunks import chunks_in_turn
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
@@ -40,14 +40,13 @@ def chunked(
 ) -> tuple[Tensor, Tensor]:
     """In chunks; arguments as in `reference`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     S = start_state(k, v, state)
     q, k, v, log_decay, beta = (split(x, size, S.dtype) for x in (q, k, v, log_decay, beta))
-    beta = beta.unsqueeze(-1)
-    (inside, recall), (reading, erased), keeping, decay = decayed_scores([q, k * beta], k, log_decay.exp())
-    recall = recall.masked_fill(~causal(size, k.device, strict=True), 0)
-    o, S = chunks_in_turn(recall, v * beta, erased, inside, reading, keeping, decay.mT, S)
-    return join(o, T).to(dtype), S
+    (inside, recall), (reading, recalling), keeping, decay = decayed_scores([q, k], k, log_decay.exp())
+    recall = (recall * beta.unsqueeze(-1)).masked_fill(~causal(size, k.device, strict=True), 0)
+    o, S = chunks_in_turn(recall, v, beta, recalling, beta, inside, reading, keeping, decay.mT, S, T)
+    return o.to(dtype), S
 
 
 def kernel(

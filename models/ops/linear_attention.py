@@ -10,7 +10,7 @@ normaliser (a column of ones in v gives it).
 import torch
 from torch import Tensor
 
-from .chunks import causal, chunk_size, join, split
+from .chunks import causal, chunk_size, outputs, split
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
@@ -29,14 +29,14 @@ def reference(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -
 def chunked(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """In chunks; shapes as in `Recurrence.__call__`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     start = start_state(k, v, state)
     q, k, v = (split(x, size, start.dtype) for x in (q, k, v))
     before = [start]
     for added in (k.mT @ v).unbind(2):
         before.append(before[-1] + added)
-    inside = (q @ k.mT).masked_fill(~causal(size, q.device), 0) @ v
-    return join(q @ torch.stack(before[:-1], dim=2) + inside, T).to(dtype), before[-1]
+    inside = (q @ k.mT).masked_fill(~causal(size, q.device), 0)
+    return outputs(q, torch.stack(before[:-1], dim=2), inside, v, T).to(dtype), before[-1]
 
 
 def kernel(

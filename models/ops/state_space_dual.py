@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import carry, chunk_size, clamped, join, pair_decay, split
+from .chunks import carry, chunk_size, clamped, outputs, pair_decay, split
 from .kernels import Kernel, one_step
 from .recurrence import Recurrence, start_state, steps, wide_dtype
 
@@ -36,15 +36,15 @@ def chunked(
 ) -> tuple[Tensor, Tensor]:
     """In chunks; ``log_decay`` ``[B, T, H]``, ≤ 0; other shapes as in `Recurrence.__call__`."""
     T, dtype = v.shape[1], v.dtype
-    size = chunk_size(T, k.shape[-1])
+    size = chunk_size(k)
     start = start_state(k, v, state)
     q, k, v, log_decay = (split(x, size, start.dtype) for x in (q, k, v, log_decay))
     total = clamped(log_decay).cumsum(dim=-1)
     last = total[..., -1:]
     kept = (last - total).exp().unsqueeze(-1)
     before, end = carry(last.exp().unsqueeze(-1), (k * kept).mT @ v, start)
-    o = (q * total.exp().unsqueeze(-1)) @ before + ((q @ k.mT) * pair_decay(total)) @ v
-    return join(o, T).to(dtype), end
+    o = outputs(q * total.exp().unsqueeze(-1), before, (q @ k.mT) * pair_decay(total), v, T)
+    return o.to(dtype), end
 
 
 def kernel(
