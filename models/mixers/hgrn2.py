@@ -2,8 +2,9 @@
 
     f_t = γ + (1 − γ) sigmoid(k̃_t),  S_t = diag(f_t) S_{t-1} + (1 − f_t) ⊗ v_t,  o_t = S_tᵀ silu(q̃_t)
 
-with q̃, k̃ and v from projections (and convolutions without SiLU). The lower bound γ of the forget gate, one number a key
-channel, is 0 in the first layer and starts at layer/depth in the others, so that deeper layers remember longer.
+with q̃, k̃ and v from projections (and convolutions without SiLU), and q scaled by K^−½. The lower bound γ of the forget
+gate, one number a key channel, is 0 in the first layer and starts at layer/depth in the others, so that deeper layers
+remember longer.
 
 Source: Qin, Yang, Sun, Shen, Li, Sun, Zhong, arXiv 2404.07904. There γ is a cumulative softmax over the layers of one
 shared parameter, so that it rises with depth; here each layer learns its own, from the same start, since a mixer knows

@@ -1,6 +1,7 @@
 """The backbone: Qwen2.5-VL exactly where all layers attend, and generation that does not depend on the cache."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,14 @@ def test_heads_that_do_not_divide_are_refused(make_config: Callable[..., Any]) -
 
     with pytest.raises(UserError, match="attention heads"):
         HybridVLTextConfig(hidden_size=30, num_attention_heads=4, num_hidden_layers=4)
+
+
+@pytest.mark.parametrize("mixer", mixer_names())
+def test_packed_texts_are_each_alone(mixer: str, make_model: Callable[..., Any]) -> None:
+    model = make_model("SLLL", mixer=mixer)
+    ids = torch.randint(2, 60, (1, 30), generator=torch.Generator().manual_seed(3))
+    ends = [0, 1, 12, 30]
+    with torch.no_grad():
+        packed = model(ids, cu_seq_lens_q=torch.tensor(ends, dtype=torch.int32)).logits
+        alone = [model(ids[:, low:high]).logits for low, high in pairwise(ends)]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)

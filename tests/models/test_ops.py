@@ -304,3 +304,21 @@ def test_a_delta_rule_replaces_what_a_key_held(name: str) -> None:
     for backend in ("reference", "torch"):
         o, _ = recurrence(q, k, v, *map(torch.zeros_like, decay), torch.ones_like(beta), backend=backend)
         torch.testing.assert_close(o, v)
+
+
+def test_the_selective_scan_keeps_no_state_a_token() -> None:
+    T, keys, values = 2048, 16, 32
+    inputs = [x.requires_grad_() for x in RECURRENCES["selective_scan"].random_inputs(1, T, 1, keys, values)]
+    saved = []
+
+    def count(x: Tensor) -> Tensor:
+        saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+        o, _ = RECURRENCES["selective_scan"](*inputs, backend="torch")
+    assert sum(saved) < T * keys * values / 2
+    expected = everything(RECURRENCES["selective_scan"], tuple(inputs), None, "reference")
+    found = everything(RECURRENCES["selective_scan"], tuple(inputs), None, "torch")
+    assert_near(found, expected, 1e-5)
+    assert o.shape == (1, T, 1, values)
