@@ -13,6 +13,7 @@ from ..models.processor import load_processor
 from ..models.registry import get_mixer
 from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec
+from ..training.batch import AnswerLoss
 from ..training.features import PageSet, PageSetSpec, load_page_set
 from ..training.loop import METRICS, TrainArguments, TrainResult, train
 from .study import arm_config
@@ -64,16 +65,15 @@ def _train(
     arguments = TrainArguments.model_validate(spec.arguments["training"])
     model, processor = build_model(spec), load_processor()
     pages = page_set_of(spec, model, processor, cache, device=device)
-    embed = model.get_input_embeddings()
     order = pages.order(arguments.seed, arguments.batch_size)
 
     model.to(device)
 
     def batches_at(step: int) -> Any:
-        return pages.batches(order(step), embed, arguments.length_groups)
+        return pages.batches(order(step), arguments.length_groups)
 
     data_key = f"{pages.key}-{arguments.seed}-{arguments.batch_size}"
-    result = train(model, batches_at, arguments, folder, data_key, on_step=on_event, device=device)
+    result = train(AnswerLoss(model), batches_at, arguments, folder, data_key, on_step=on_event, device=device)
     model.save_pretrained(folder.path / MODEL_FOLDER, safe_serialization=True)
     processor.save_pretrained(folder.path / MODEL_FOLDER)
     return result
