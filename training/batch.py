@@ -11,7 +11,7 @@ IGNORED = -100
 """Label of a token that no loss is computed on."""
 
 PADDING, TEXT, VISION, FIRST = range(4)
-"""Kinds of tokens: padding, text, what stands for a picture, and the first token of a sample, which nothing predicts."""
+"""Kinds of tokens: padding, text, what stands for a picture, and a sample's first token, which nothing predicts."""
 
 CHUNK = 1024
 """Tokens whose logits are held at a time: at a vocabulary of 152 k, 0.6 GB in float32."""
