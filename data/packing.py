@@ -1,7 +1,7 @@
 """Which samples share a sequence: packs of no more tokens than the context, in the order of the mixture.
 
-First fit over a bounded number of open packs: a sample goes into the oldest pack that has room. When it fits nowhere and
-too many are open, the oldest is closed and trained on: so every sample has its turn, and the order stays near the
+First fit over a bounded number of open packs: a sample goes into the oldest pack that has room. When it fits nowhere
+and too many are open, the oldest is closed and trained on: so every sample has its turn, and the order stays near the
 mixture's.
 """
 

@@ -47,8 +47,9 @@ def test_tokens_are_those_of_the_processor(processor: Any) -> None:
     pictures = (image(70, 50), image(56, 112))
     talk = conversation("<image>one <image>two?", "yes", "and\nnow?", "no: 7", images=pictures)
     sample = encode(talk, processor, Limits())
+    seen = {"type": "image"}
     shown = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two?"}]},
+        {"role": "user", "content": [seen, {"type": "text", "text": "one "}, seen, {"type": "text", "text": "two?"}]},
         {"role": "assistant", "content": "yes"},
         {"role": "user", "content": "and\nnow?"},
         {"role": "assistant", "content": "no: 7"},
