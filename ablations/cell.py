@@ -14,8 +14,9 @@ from ..models.registry import get_mixer
 from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec
 from ..training.batch import AnswerLoss
+from ..training.clock import METRICS
 from ..training.features import PageSet, PageSetSpec, load_page_set
-from ..training.loop import METRICS, TrainArguments, TrainResult, train
+from ..training.loop import TrainArguments, TrainResult, train
 from .study import arm_config
 
 MODEL_FOLDER = "model"

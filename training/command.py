@@ -24,9 +24,10 @@ from ..models.device import device_name, resolve_device
 from ..models.registry import canonical_name
 from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
 from ..records import Record, RunFolder, RunSpec, file_digest, package_path
+from .clock import METRICS
 from .distill import share_frozen
 from .export import save_model
-from .loop import METRICS, TrainResult, make_accelerator, set_precision, train
+from .loop import TrainResult, make_accelerator, set_precision, train
 from .packed import PackedData
 from .processes import first_does, shared_folder
 from .stages import StageSettings, parse_changes, stage_settings

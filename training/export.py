@@ -48,6 +48,6 @@ def _whole(model: Any, settings: StageSettings, keep: bool) -> tuple[Any, Any]:
     if not keep:
         return None, None
     copy = HybridVLForConditionalGeneration(model.config)
-    tuner = add_lora(copy, settings.lora) if settings.loss.trains == "lora" else None
+    tuner = add_lora(copy, settings.lora, settings.training.seed) if settings.loss.trains == "lora" else None
     copy.load_state_dict(state)
     return copy, tuner

@@ -7,7 +7,9 @@ or several, interrupted or not, and whatever number of processes goes on with it
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,8 +24,7 @@ from ..errors import UserError
 from ..records import RunFolder
 from .batch import Batch, Batches, Objective
 from .checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
-
-METRICS = "metrics.jsonl"
+from .clock import Clock
 
 
 class TrainArguments(BaseModel):
@@ -148,7 +149,17 @@ def train(
     prepared, prepared_optimizer = accelerator.prepare(objective, optimizer)
     path = folder.path / checkpoint_name(stage)
     step = load_checkpoint(path, objective, optimizer, data_key) if path.exists() else 0
-    clock = _Clock(folder if accelerator.is_main_process else None, arguments, stage, steps_before, step, on_step)
+    clock = Clock(
+        folder if accelerator.is_main_process else None,
+        steps=arguments.steps,
+        log_every=arguments.log_every,
+        diverged_at=arguments.diverged_at,
+        rate_at=partial(learning_rate_at, arguments=arguments),
+        stage=stage,
+        steps_before=steps_before,
+        step=step,
+        on_step=on_step,
+    )
 
     def save() -> None:
         save_checkpoint(path, objective, optimizer, step, data_key, write=accelerator.is_main_process)
@@ -156,25 +167,26 @@ def train(
     prepared.train()
     saved = step
     last_saved = time.monotonic()
-    while step < arguments.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, arguments)
-        torch.manual_seed(hash_seed(arguments.seed, step, accelerator.process_index))
-        loss, tokens = _add_gradients(accelerator, prepared, objective, batches_at(step))
-        norm = accelerator.clip_grad_norm_(objective.parameters(), arguments.clip)
-        prepared_optimizer.step()
-        prepared_optimizer.zero_grad(set_to_none=True)
-        step += 1
-        means = clock.tick(step, loss, norm.full_tensor() if isinstance(norm, DTensor) else norm, tokens)
-        if means is None:
-            continue
-        # A gradient that is no number has spoilt the weights before the loss shows it.
-        if not means.loss < arguments.diverged_at or not math.isfinite(means.gradient_norm):
-            # A divergence is a result: the checkpoint before it stays, and the caller records it.
-            return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
-        if _agreed(accelerator, time.monotonic() - last_saved > arguments.checkpoint_every_seconds):
-            save()
-            saved, last_saved = step, time.monotonic()
+    with _Ahead(lambda step: _own_batches(accelerator, batches_at(step)), step, arguments.steps) as ahead:
+        while step < arguments.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, arguments)
+            torch.manual_seed(hash_seed(arguments.seed, step, accelerator.process_index))
+            loss, tokens = _add_gradients(accelerator, prepared, objective, ahead.take())
+            norm = accelerator.clip_grad_norm_(objective.parameters(), arguments.clip)
+            prepared_optimizer.step()
+            prepared_optimizer.zero_grad(set_to_none=True)
+            step += 1
+            means = clock.tick(step, loss, norm.full_tensor() if isinstance(norm, DTensor) else norm, tokens)
+            if means is None:
+                continue
+            # A gradient that is no number has spoilt the weights before the loss shows it.
+            if not means.loss < arguments.diverged_at or not math.isfinite(means.gradient_norm):
+                # A divergence is a result: the checkpoint before it stays, and the caller records it.
+                return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
+            if _agreed(accelerator, time.monotonic() - last_saved > arguments.checkpoint_every_seconds):
+                save()
+                saved, last_saved = step, time.monotonic()
     prepared.eval()
     if saved < step:
         # What comes after training may be interrupted too.
@@ -183,14 +195,46 @@ def train(
     return TrainResult("ok", step, clock.last_loss, clock.seconds, clock.tokens)
 
 
-def _add_gradients(
-    accelerator: Accelerator, prepared: nn.Module, objective: Objective, batches: Sequence[Batch]
-) -> tuple[Tensor, Tensor]:
-    """Backpropagate a step's batches; its mean loss and its number of tokens, over all processes."""
+class _Ahead:
+    """The batches of the next step, made while the present one is computed: reading pictures takes long."""
+
+    def __init__(self, make: Callable[[int], list[Batch]], step: int, stop: int) -> None:
+        self.make, self.step, self.stop = make, step, stop
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.next = self._begin()
+
+    def _begin(self) -> Future[list[Batch]] | None:
+        return self.pool.submit(self.make, self.step) if self.step < self.stop else None
+
+    def take(self) -> list[Batch]:
+        """The batches of the present step; raises what making them raised."""
+        if self.next is None:
+            raise IndexError(f"there is no step {self.step}")
+        batches = self.next.result()
+        self.step += 1
+        self.next = self._begin()
+        return batches
+
+    def __enter__(self) -> "_Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _own_batches(accelerator: Accelerator, batches: Sequence[Batch]) -> list[Batch]:
+    """This process's share of a step's batches."""
     count, rank = accelerator.num_processes, accelerator.process_index
     places = range(rank, -(-len(batches) // count) * count, count)
     # Processes take part in every collective, so one that has no batch of its own runs a blank one.
-    mine = [batches[place] if place < len(batches) else batches[-1].blank() for place in places]
+    return [batches[place] if place < len(batches) else batches[-1].blank() for place in places]
+
+
+def _add_gradients(
+    accelerator: Accelerator, prepared: nn.Module, objective: Objective, mine: list[Batch]
+) -> tuple[Tensor, Tensor]:
+    """Backpropagate a step's batches; its mean loss and its number of tokens, over all processes."""
+    count = accelerator.num_processes
     sizes = torch.stack(
         [
             torch.stack([objective.count(batch) for batch in mine]).sum().to(accelerator.device),
@@ -217,72 +261,3 @@ def _agreed(accelerator: Accelerator, wish: bool) -> bool:
     wishes = [wish]
     broadcast_object_list(wishes)
     return wishes[0]
-
-
-class _Means(NamedTuple):
-    loss: float
-    gradient_norm: float
-
-
-class _Clock:
-    """Averages the loss over an interval and writes one row of metrics for it."""
-
-    def __init__(
-        self,
-        folder: RunFolder | None,
-        arguments: TrainArguments,
-        stage: str,
-        steps_before: int,
-        step: int,
-        on_step: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        self.folder, self.arguments, self.on_step = folder, arguments, on_step
-        self.stage, self.steps_before = stage, steps_before
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.interval_tokens: list[Tensor] = []
-        self.tokens = 0
-        rows = [] if folder is None else folder.rows(METRICS)
-        if folder is not None:
-            # Rows of steps that no checkpoint knows of are written again.
-            rows = [row for row in rows if row["step"] <= steps_before + step]
-            folder.truncate(METRICS, len(rows))
-        self.earlier_seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        self.last_loss = float(rows[-1]["loss"]) if rows else math.nan
-        self.started = self.interval_started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Training time of this run so far, that before an interruption included."""
-        return self.earlier_seconds + time.monotonic() - self.started
-
-    def tick(self, step: int, loss: Tensor, norm: Tensor, tokens: Tensor) -> _Means | None:
-        """Note one step; at the end of an interval write the row and return its means."""
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.interval_tokens.append(tokens)
-        if step % self.arguments.log_every and step != self.arguments.steps:
-            return None
-        means = _Means(float(torch.stack(self.losses).mean()), float(torch.stack(self.norms).mean()))
-        seen = int(torch.stack(self.interval_tokens).sum())
-        self.tokens += seen
-        now = time.monotonic()
-        elapsed = max(now - self.interval_started, 1e-9)
-        # JSON has no NaN; a diverged interval is written as the bound it broke.
-        self.last_loss = round(means.loss, 6) if math.isfinite(means.loss) else self.arguments.diverged_at
-        row: dict[str, Any] = {"stage": self.stage} if self.stage else {}
-        row |= {
-            "step": self.steps_before + step,
-            "loss": self.last_loss,
-            "gradient_norm": round(means.gradient_norm, 6) if math.isfinite(means.gradient_norm) else None,
-            "learning_rate": learning_rate_at(step - 1, self.arguments),
-            "tokens_per_second": round(seen / elapsed, 1),
-            "seconds": round(self.seconds, 2),
-            "seconds_left": round((self.arguments.steps - step) * elapsed / len(self.losses), 1),
-        }
-        if self.folder is not None:
-            self.folder.append(METRICS, row)
-            if self.on_step is not None:
-                self.on_step(row)
-        self.losses, self.norms, self.interval_tokens, self.interval_started = [], [], [], now
-        return means

@@ -9,6 +9,7 @@ Source: InfiniteVL, arXiv 2512.08829; LoRA, arXiv 2106.09685.
 
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
@@ -52,8 +53,13 @@ def lora_targets(model: HybridVLForConditionalGeneration, rank: int) -> list[str
     ]
 
 
-def add_lora(model: HybridVLForConditionalGeneration, arguments: LoraArguments) -> Any:
+def add_lora(model: HybridVLForConditionalGeneration, arguments: LoraArguments, seed: int) -> Any:
     """Freeze the model and put low-rank updates beside its projections, in place.
+
+    Args:
+        model: any hybrid.
+        arguments: rank, scale and dropout.
+        seed: of the updates' random half, the same in every process; torch's generator is left as it was.
 
     Returns:
         peft's tuner, for `merge_lora`.
@@ -70,7 +76,9 @@ def add_lora(model: HybridVLForConditionalGeneration, arguments: LoraArguments) 
     config = LoraConfig(
         r=arguments.rank, lora_alpha=arguments.alpha, lora_dropout=arguments.dropout, target_modules=targets
     )
-    return LoraModel(model, {ADAPTER: config}, ADAPTER)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LoraModel(model, {ADAPTER: config}, ADAPTER)
 
 
 def merge_lora(tuner: Any) -> HybridVLForConditionalGeneration:

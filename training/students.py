@@ -91,7 +91,7 @@ def load_start(
 def freeze(model: Any, settings: StageSettings) -> Any | None:
     """Leave trainable what a stage trains; peft's tuner with LoRA."""
     if settings.loss.trains == "lora":
-        return add_lora(model, settings.lora)
+        return add_lora(model, settings.lora, settings.training.seed)
     if settings.loss.trains == "mixers":
         train_mixers(model)
     else:

@@ -18,8 +18,9 @@ from infinitevl_bench.models.teacher import inherit
 from infinitevl_bench.records import RunFolder, RunSpec
 from infinitevl_bench.training.batch import FIRST, IGNORED, TEXT, AnswerLoss, Batch, Objective
 from infinitevl_bench.training.checkpoint import whole_state
+from infinitevl_bench.training.clock import METRICS
 from infinitevl_bench.training.distill import LayerDistillation, LogitDistillation, train_mixers
-from infinitevl_bench.training.loop import METRICS, TrainArguments, train
+from infinitevl_bench.training.loop import TrainArguments, train
 from infinitevl_bench.training.sft import train_decoder
 from safetensors.torch import save_file
 
