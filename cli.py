@@ -71,7 +71,7 @@ def ablate(
     scale: Annotated[str, typer.Option(help="tiny (two CPU cores) or small (one GPU).")] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell: 0, 1, …")] = 1,
     recipe: Annotated[
-        str | None, typer.Option(help="scratch, or inherit all but the mixers; the scale's own without.")
+        list[str] | None, typer.Option(help="scratch, inherit or distill; repeatable; the scale's own without.")
     ] = None,
     match: Annotated[
         str | None,
@@ -96,6 +96,8 @@ def ablate(
       infinitevl-bench ablate --mixer gla
 
       infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/8 --swa-ratio 1/4 --seeds 3
+
+      infinitevl-bench ablate --mixer gated_deltanet --recipe distill --recipe scratch
     """
     from .ablations.command import ablate_command
 
@@ -103,7 +105,7 @@ def ablate(
         name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None
     }
     ablate_command(
-        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipe=recipe, match=match,
+        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipes=recipe, match=match,
         overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
 from ..records import Record, RunSpec
 from .run import default_jobs, run_grid
+from .stages_table import STAGE_SCORE, stages_table
 from .study import Study
 
 
@@ -22,7 +23,7 @@ def ablate_command(
     patterns: list[str] | None,
     scale: str,
     seeds: int,
-    recipe: str | None,
+    recipes: list[str] | None,
     match: str | None,
     overrides: dict[str, Any],
     questions: int | None,
@@ -38,16 +39,18 @@ def ablate_command(
     """
     if ratios and patterns:
         raise UserError("give --swa-ratio or --pattern, not both")
+    changes: dict[str, list[Any]] = {
+        "mixer": mixers or ["gated_deltanet"],
+        "pattern": patterns or [pattern_of_ratio(ratio) for ratio in ratios or ["1/4"]],
+        "seed": list(range(seeds)),
+    }
+    if recipes:
+        changes["recipe"] = recipes
     study = Study(
         baseline={"mixer": "gated_deltanet", "pattern": "SLLL"},
-        changes={
-            "mixer": mixers or ["gated_deltanet"],
-            "pattern": patterns or [pattern_of_ratio(ratio) for ratio in ratios or ["1/4"]],
-            "seed": list(range(seeds)),
-        },
+        changes=changes,
         scale=scale,
         overrides=overrides,
-        recipe=recipe,
         match=match,
         questions=questions,
         pages=pages,
@@ -56,8 +59,11 @@ def ablate_command(
     cells = study.cells(device)
     _check_sizes(cells)
     console = Console()
+    teachers = run_grid(study.teachers(device), runs, 1, console)
     records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console)
     console.print(scores_table(records))
+    if any(record.metric == STAGE_SCORE for record in records):
+        console.print(stages_table(teachers, records))
     console.print(f"scale {scale}, synthetic split; runs in {runs}; next: infinitevl-bench report --runs {runs}")
     return records
 
@@ -85,7 +91,7 @@ def scores_table(records: list[Record]) -> Table:
         table.add_column(str(benchmark), justify="right", overflow="fold", min_width=5)
     cells: dict[str, dict[str | None, Record]] = {}
     for record in scores:
-        cells.setdefault(f"{record.mixer} {record.pattern} seed {record.seed}", {})[record.benchmark] = record
+        cells.setdefault(cell_name(record), {})[record.benchmark] = record
     for name, cell in cells.items():
         table.add_row(name, *(_score_text(cell.get(benchmark)) for benchmark in benchmarks))
     table.add_section()
@@ -97,6 +103,11 @@ def scores_table(records: list[Record]) -> Table:
         ]
         table.add_row(name, *("–" if value is None else f"{value:.1f}" for value in found))
     return table
+
+
+def cell_name(record: Record) -> str:
+    """What a reader calls the cell of a record."""
+    return f"{record.mixer} {record.pattern} seed {record.seed} {record.extra.get('recipe', '')}".rstrip()
 
 
 def _score_text(score: Record | None) -> str:

@@ -87,7 +87,7 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
     from ..models.processor import load_processor
     from .cell import build_model, page_set_of
 
-    model = build_model(spec)
+    model = build_model(spec, runs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing and seeing training pages", total=None)

@@ -57,11 +57,14 @@ class Clock:
         self.tokens = 0
         rows = [] if folder is None else folder.rows(METRICS)
         if folder is not None:
-            # Rows of steps that no checkpoint knows of are written again.
-            rows = [row for row in rows if row["step"] <= steps_before + step]
+            # Rows of steps that no checkpoint knows of are written again. Those of a later stage stay: its own
+            # checkpoint knows of them.
+            unknown = (row.get("stage", "") == stage and row["step"] > steps_before + step for row in rows)
+            rows = rows[: next((place for place, found in enumerate(unknown) if found), len(rows))]
             folder.truncate(METRICS, len(rows))
         self.earlier_seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        self.last_loss = float(rows[-1]["loss"]) if rows else math.nan
+        own = [row for row in rows if row.get("stage", "") == stage]
+        self.last_loss = float(own[-1]["loss"]) if own else math.nan
         self.started = self.interval_started = time.monotonic()
 
     @property
