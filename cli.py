@@ -86,6 +86,10 @@ def ablate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one on a GPU.")
     ] = None,
+    ray: Annotated[str | None, typer.Option(help="Run the cells on Ray: local, auto, or a cluster's address.")] = None,
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(min=0.0, help="With --ray: GPUs of each cell, such as 0.25; one without.")
+    ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
@@ -106,7 +110,8 @@ def ablate(
     }
     ablate_command(
         mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipes=recipe, match=match,
-        overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
+        overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs, ray=ray,
+        gpus_per_cell=gpus_per_cell,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
 from ..records import Record, RunSpec
+from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
 from .study import Study
@@ -31,6 +32,8 @@ def ablate_command(
     jobs: int | None,
     device: str,
     runs: Path,
+    ray: str | None = None,
+    gpus_per_cell: float | None = None,
 ) -> list[Record]:
     """Run a grid given by options, and print what came out.
 
@@ -55,17 +58,30 @@ def ablate_command(
         questions=questions,
         pages=pages,
     )
-    device = resolve_device(device)
+    cluster = _cluster(ray, gpus_per_cell, device)
+    # The GPUs of a cluster need not be here.
+    device = device if ray and device == "cuda" else resolve_device(device)
     cells = study.cells(device)
     _check_sizes(cells)
     console = Console()
-    teachers = run_grid(study.teachers(device), runs, 1, console)
-    records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console)
+    teachers = run_grid(study.teachers(device), runs, 1, console, cluster)
+    records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console, cluster)
     console.print(scores_table(records))
     if any(record.metric == STAGE_SCORE for record in records):
         console.print(stages_table(teachers, records))
     console.print(f"scale {scale}, synthetic split; runs in {runs}; next: infinitevl-bench report --runs {runs}")
     return records
+
+
+def _cluster(ray: str | None, gpus_per_cell: float | None, device: str) -> Cluster | None:
+    if ray is None:
+        if gpus_per_cell is not None:
+            raise UserError("--gpus-per-cell is Ray's; give --ray local or a cluster's address with it")
+        return None
+    share = gpus_per_cell if gpus_per_cell is not None else float(device == "cuda" or resolve_device(device) == "cuda")
+    cluster = Cluster(address=ray, gpus=share)
+    check_cluster(cluster)
+    return cluster
 
 
 def _check_sizes(cells: list[RunSpec]) -> None:
