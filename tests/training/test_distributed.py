@@ -30,8 +30,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = script()
     here.run(folder, "one")
     here.run(folder, "one-stops")
+    here.run(folder, "one-command")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    plans = ["ddp", "fsdp2", "fsdp2-stops", "fsdp2-after-one"]
+    plans = ["ddp", "fsdp2", "fsdp2-stops", "fsdp2-after-one", "fsdp2-command"]
     done = subprocess.run(
         [sys.executable, *launch, str(SCRIPT), str(folder), *plans], capture_output=True, text=True, timeout=200
     )
@@ -51,3 +52,16 @@ def test_losses_and_weights_are_those_of_one_process(out: Path, plan: str, objec
     for name, tensor in theirs.items():
         # AdamW's first steps are as long as the learning rate, whatever the gradient: 1e-3 each.
         assert (ours[name] - tensor).abs().max() < 1e-4, name
+
+
+def test_the_command_saves_the_model_of_one_process(out: Path) -> None:
+    (ours,), (theirs,) = (list((out / f"command-{kind}").glob("train-*")) for kind in ("fsdp2", "one"))
+    assert ours.name == theirs.name
+    results = [json.loads((run / "result.json").read_text()) for run in (ours, theirs)]
+    assert [{record["extra"]["processes"] for record in one["records"]} for one in results] == [{2}, {1}]
+    found, expected = ([record["value"] for record in one["records"] if record["metric"] == "loss"] for one in results)
+    assert found == pytest.approx(expected, rel=1e-5)
+    weights, of_one = (load_file(run / "model" / "model.safetensors") for run in (ours, theirs))
+    assert weights.keys() == of_one.keys()
+    for name, tensor in of_one.items():
+        assert (weights[name] - tensor).abs().max() < 1e-4, name

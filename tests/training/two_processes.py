@@ -19,6 +19,7 @@ from infinitevl_bench.records import RunFolder, RunSpec
 from infinitevl_bench.training.batch import FIRST, IGNORED, TEXT, AnswerLoss, Batch, Objective
 from infinitevl_bench.training.checkpoint import whole_state
 from infinitevl_bench.training.clock import METRICS
+from infinitevl_bench.training.command import train_command
 from infinitevl_bench.training.distill import LayerDistillation, LogitDistillation, train_mixers
 from infinitevl_bench.training.loop import TrainArguments, train
 from infinitevl_bench.training.sft import train_decoder
@@ -69,14 +70,32 @@ class StoppedError(Exception):
     """A run is interrupted here."""
 
 
+def set_plan(kind: str) -> None:
+    """Let accelerate begin anew, sharded or not."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for key in FSDP2:
+        os.environ.pop(key, None)
+    os.environ.update(FSDP2 if kind == "fsdp2" else {})
+
+
+def run_command(out: Path, kind: str) -> None:
+    """The command of the third stage: inspection, packs, LoRA, and the model that is saved."""
+    set_plan(kind)
+    options = {"steps": 2, "context": 600, "batch_size": 3, "learning_rate": 1e-3}
+    train_command(
+        "long-sft", data=["pages:shapes:12"], options=options, changes=["rank=4", "log_every=1"], device="cpu",
+        runs=out / f"command-{kind}",
+    )  # fmt: skip
+
+
 def run(out: Path, plan: str) -> None:
     """Train every objective under a plan: `one`, `ddp` or `fsdp2`, with `-stops` after two steps, `-after-PLAN` on."""
     kind, _, how = plan.partition("-")
+    if how == "command":
+        run_command(out, kind)
+        return
     for name, objective in objectives().items():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        for key in FSDP2:
-            os.environ.pop(key, None)
-        os.environ.update(FSDP2 if kind == "fsdp2" else {})
+        set_plan(kind)
         arguments = TrainArguments(
             steps=STEPS, learning_rate=1e-3, log_every=1, gradient_checkpointing=name == "sft",
             checkpoint_every_seconds=1e-9, diverged_at=1e6,
