@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .errors import UserError
+from .training.cli import app as train
 
 app = typer.Typer(
     name="infinitevl-bench",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
+app.add_typer(train, name="train")
 
 INTERRUPTED = 130
 
@@ -69,7 +71,7 @@ def ablate(
     scale: Annotated[str, typer.Option(help="tiny (two CPU cores) or small (one GPU).")] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell: 0, 1, …")] = 1,
     recipe: Annotated[
-        str | None, typer.Option(help="scratch, or inherit all but the mixers; the scale's own without.")
+        list[str] | None, typer.Option(help="scratch, inherit or distill; repeatable; the scale's own without.")
     ] = None,
     match: Annotated[
         str | None,
@@ -84,6 +86,10 @@ def ablate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one on a GPU.")
     ] = None,
+    ray: Annotated[str | None, typer.Option(help="Run the cells on Ray: local, auto, or a cluster's address.")] = None,
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(min=0.0, help="With --ray: GPUs of each cell, such as 0.25; one without.")
+    ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
@@ -94,6 +100,8 @@ def ablate(
       infinitevl-bench ablate --mixer gla
 
       infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/8 --swa-ratio 1/4 --seeds 3
+
+      infinitevl-bench ablate --mixer gated_deltanet --recipe distill --recipe scratch
     """
     from .ablations.command import ablate_command
 
@@ -101,8 +109,9 @@ def ablate(
         name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None
     }
     ablate_command(
-        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipe=recipe, match=match,
-        overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs,
+        mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipes=recipe, match=match,
+        overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs, ray=ray,
+        gpus_per_cell=gpus_per_cell,
     )  # fmt: skip
 
 

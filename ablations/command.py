@@ -11,7 +11,9 @@ from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
 from ..records import Record, RunSpec
+from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
+from .stages_table import STAGE_SCORE, stages_table
 from .study import Study
 
 
@@ -22,7 +24,7 @@ def ablate_command(
     patterns: list[str] | None,
     scale: str,
     seeds: int,
-    recipe: str | None,
+    recipes: list[str] | None,
     match: str | None,
     overrides: dict[str, Any],
     questions: int | None,
@@ -30,6 +32,8 @@ def ablate_command(
     jobs: int | None,
     device: str,
     runs: Path,
+    ray: str | None = None,
+    gpus_per_cell: float | None = None,
 ) -> list[Record]:
     """Run a grid given by options, and print what came out.
 
@@ -38,28 +42,46 @@ def ablate_command(
     """
     if ratios and patterns:
         raise UserError("give --swa-ratio or --pattern, not both")
+    changes: dict[str, list[Any]] = {
+        "mixer": mixers or ["gated_deltanet"],
+        "pattern": patterns or [pattern_of_ratio(ratio) for ratio in ratios or ["1/4"]],
+        "seed": list(range(seeds)),
+    }
+    if recipes:
+        changes["recipe"] = recipes
     study = Study(
         baseline={"mixer": "gated_deltanet", "pattern": "SLLL"},
-        changes={
-            "mixer": mixers or ["gated_deltanet"],
-            "pattern": patterns or [pattern_of_ratio(ratio) for ratio in ratios or ["1/4"]],
-            "seed": list(range(seeds)),
-        },
+        changes=changes,
         scale=scale,
         overrides=overrides,
-        recipe=recipe,
         match=match,
         questions=questions,
         pages=pages,
     )
-    device = resolve_device(device)
+    cluster = _cluster(ray, gpus_per_cell, device)
+    # The GPUs of a cluster need not be here.
+    device = device if ray and device == "cuda" else resolve_device(device)
     cells = study.cells(device)
     _check_sizes(cells)
     console = Console()
-    records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console)
+    teachers = run_grid(study.teachers(device), runs, 1, console, cluster)
+    records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console, cluster)
     console.print(scores_table(records))
+    if any(record.metric == STAGE_SCORE for record in records):
+        console.print(stages_table(teachers, records))
     console.print(f"scale {scale}, synthetic split; runs in {runs}; next: infinitevl-bench report --runs {runs}")
     return records
+
+
+def _cluster(ray: str | None, gpus_per_cell: float | None, device: str) -> Cluster | None:
+    if ray is None:
+        if gpus_per_cell is not None:
+            raise UserError("--gpus-per-cell is Ray's; give --ray local or a cluster's address with it")
+        return None
+    share = gpus_per_cell if gpus_per_cell is not None else float(device == "cuda" or resolve_device(device) == "cuda")
+    cluster = Cluster(address=ray, gpus=share)
+    check_cluster(cluster)
+    return cluster
 
 
 def _check_sizes(cells: list[RunSpec]) -> None:
@@ -85,7 +107,7 @@ def scores_table(records: list[Record]) -> Table:
         table.add_column(str(benchmark), justify="right", overflow="fold", min_width=5)
     cells: dict[str, dict[str | None, Record]] = {}
     for record in scores:
-        cells.setdefault(f"{record.mixer} {record.pattern} seed {record.seed}", {})[record.benchmark] = record
+        cells.setdefault(cell_name(record), {})[record.benchmark] = record
     for name, cell in cells.items():
         table.add_row(name, *(_score_text(cell.get(benchmark)) for benchmark in benchmarks))
     table.add_section()
@@ -97,6 +119,11 @@ def scores_table(records: list[Record]) -> Table:
         ]
         table.add_row(name, *("–" if value is None else f"{value:.1f}" for value in found))
     return table
+
+
+def cell_name(record: Record) -> str:
+    """What a reader calls the cell of a record."""
+    return f"{record.mixer} {record.pattern} seed {record.seed} {record.extra.get('recipe', '')}".rstrip()
 
 
 def _score_text(score: Record | None) -> str:

@@ -14,16 +14,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from ..errors import UserError
 from ..records import Record, RunFolder, RunHeldError, RunSpec
+from .progress import POLL_SECONDS, grid_table
+from .ray_grid import Cluster, run_on_ray
 
-POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 10.0
 """How long a worker may take to end in order before it is killed; it loses nothing then either."""
 
@@ -34,7 +33,9 @@ class _Worker:
     log: Path
 
 
-def run_grid(specs: list[RunSpec], runs: Path, jobs: int, console: Console) -> list[Record]:
+def run_grid(
+    specs: list[RunSpec], runs: Path, jobs: int, console: Console, cluster: Cluster | None = None
+) -> list[Record]:
     """Run every cell that is not finished, ``jobs`` at a time, and return the records of all.
 
     Args:
@@ -42,6 +43,7 @@ def run_grid(specs: list[RunSpec], runs: Path, jobs: int, console: Console) -> l
         runs: folder of all runs.
         jobs: worker processes.
         console: where the live table goes.
+        cluster: runs the cells on Ray instead; it decides how many at a time.
 
     Raises:
         UserError: if a cell could not be finished; those that were stay.
@@ -58,9 +60,12 @@ def run_grid(specs: list[RunSpec], runs: Path, jobs: int, console: Console) -> l
             folder.records()
     todo = [folder.spec for folder in folders if not folder.finished]
     if todo:
-        prepare_pages(todo[0], runs, console)
         try:
-            failure = _run_workers(todo, specs, runs, max(1, min(jobs, len(todo))), console)
+            if cluster is None:
+                prepare_pages(todo[0], runs, console)
+                failure = _run_workers(todo, specs, runs, max(1, min(jobs, len(todo))), console)
+            else:
+                failure = run_on_ray(todo, specs, runs, cluster, console)
         except OSError as error:
             raise UserError(
                 f"cannot run the workers: {error}; free some space, then call the same command again", 1
@@ -87,7 +92,7 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
     from ..models.processor import load_processor
     from .cell import build_model, page_set_of
 
-    model = build_model(spec)
+    model = build_model(spec, runs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing and seeing training pages", total=None)
@@ -121,11 +126,11 @@ def _run_workers(
         try:
             for number in range(jobs):
                 workers.append(_start_worker(request, runs, number, Path(scratch, f"worker-{number}.log"), environment))
-            with Live(_table(specs, runs), console=console, refresh_per_second=2) as live:
+            with Live(grid_table(specs, runs), console=console, refresh_per_second=2) as live:
                 while any(worker.process.poll() is None for worker in workers):
                     time.sleep(POLL_SECONDS)
-                    live.update(_table(specs, runs))
-                live.update(_table(specs, runs))
+                    live.update(grid_table(specs, runs))
+                live.update(grid_table(specs, runs))
         except BaseException:
             _stop(workers)
             raise
@@ -178,41 +183,3 @@ def _failure(worker: _Worker) -> UserError:
     if os.environ.get("INFINITEVL_BENCH_DEBUG"):
         sys.stderr.write(text + "\n")
     return UserError("a worker ended early: " + (text.splitlines()[-1] if text else "it left no message"), 1)
-
-
-def _table(specs: list[RunSpec], runs: Path) -> Table:
-    table = Table(title=f"{len(specs)} cell{'s' * (len(specs) != 1)} in {runs}", title_justify="left")
-    for heading in ("mixer", "pattern", "seed", "state", "step", "loss", "tokens/s", "left"):
-        left = heading in ("mixer", "pattern", "state")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
-    for spec in specs:
-        arguments = spec.arguments
-        steps = arguments["training"]["steps"]
-        folder = RunFolder(runs, spec)
-        row = _last_row(folder.path / "metrics.jsonl")
-        state = "training" if row else "waiting"
-        if folder.finished:
-            status = str(folder.result()["summary"].get("status"))
-            state = "done" if status == "ok" else status
-        elif row and row["step"] >= steps:
-            state = "scoring"
-        table.add_row(
-            arguments["mixer"],
-            arguments["pattern"],
-            str(arguments["seed"]),
-            state,
-            f"{row['step']}/{steps}" if row else "",
-            f"{row['loss']:.3f}" if row else "",
-            f"{row['tokens_per_second']:,.0f}" if row else "",
-            f"{row['seconds_left']:.0f} s" if row and state == "training" else "",
-        )
-    return table
-
-
-def _last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row of a metrics file that another process is writing; None for a damaged one, which it names."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return json.loads(lines[-1]) if lines else None
-    except (OSError, ValueError):
-        return None

@@ -4,6 +4,7 @@ All cells of a study share one scale, so that they differ in nothing but what th
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import unknown_name
 from ..training.features import PageSetSpec
@@ -11,6 +12,7 @@ from ..training.loop import TrainArguments
 
 RECIPES = {
     "inherit": "all but the token mixers taken over from the shipped full-attention teacher, as the paper has it",
+    "distill": "inherited, then distilled by layers and by logits and tuned, in the same number of steps in all",
     "scratch": "random weights under the shipped vision tower",
 }
 """How the cells of a study begin."""
@@ -25,6 +27,7 @@ class Scale:
         pages: the training set, the same for every seed; the order is the seed's.
         training: hyper-parameters; its seed is replaced by the cell's.
         recipe: how a cell begins, a name in `RECIPES`.
+        teacher: "shipped", or "trained": full attention, trained from scratch at this scale before its students.
         benchmarks: what a cell is scored on, by the paper's names.
         questions: how many test questions of each benchmark.
         cost: what a cell takes, in words.
@@ -34,6 +37,7 @@ class Scale:
     pages: PageSetSpec
     training: TrainArguments
     recipe: str
+    teacher: Literal["shipped", "trained"]
     benchmarks: tuple[str, ...]
     questions: int
     cost: str
@@ -46,6 +50,7 @@ SCALES: dict[str, Scale] = {
         pages=PageSetSpec(weights={"charts": 3, "documents": 1}, pages=4096),
         training=TrainArguments(steps=600, batch_size=8, length_groups=2, learning_rate=2e-3),
         recipe="inherit",
+        teacher="shipped",
         benchmarks=("ChartQA", "DocVQA"),
         questions=200,
         cost="about 6 minutes on one CPU core",
@@ -57,6 +62,7 @@ SCALES: dict[str, Scale] = {
         ),
         training=TrainArguments(steps=3000, batch_size=64, learning_rate=2e-3, precision="no"),
         recipe="scratch",
+        teacher="trained",
         benchmarks=("DocVQA", "TextVQA", "OCRBench", "ChartQA", "RealWorldQA"),
         questions=1000,
         cost="not timed; a step took 0.14 s on an H100 that ran three trainings at once",
@@ -75,12 +81,11 @@ def get_scale(name: str) -> Scale:
     return SCALES[name]
 
 
-def check_recipe(name: str) -> str:
-    """Return the name of a recipe.
+def check_recipe(name: str) -> None:
+    """Refuse an unknown recipe.
 
     Raises:
-        UserError: for an unknown name.
+        UserError: with the nearest names.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
-    return name

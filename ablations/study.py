@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
-from ..models.matching import Matched, matched, resolve_match
+from ..models.matching import INHERITING, Matched, matched, resolve_match
 from ..models.presets import get_preset
 from ..models.registry import canonical_name, get_mixer
 from ..models.shipped import TEACHER
 from ..records import RunSpec, file_digest, package_path
+from .distillation import stage_steps
 from .scales import Scale, check_recipe, get_scale
 
-CELL_FIELDS = ("mixer", "mixer_args", "pattern", "seed")
+CELL_FIELDS = ("mixer", "mixer_args", "pattern", "seed", "recipe")
+
+SHIPPED = "shipped"
+"""What stands for a recipe in the cell of the shipped teacher, which is only scored."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,12 @@ class Study:
     """What varies, and what it is compared with.
 
     Attributes:
-        baseline: the cell's fields (``mixer``, ``mixer_args``, ``pattern``, ``seed``) where nothing changes them.
+        baseline: the cell's fields (``mixer``, ``mixer_args``, ``pattern``, ``seed``, ``recipe``) where nothing changes
+            them; the recipe is the scale's without.
         changes: field → the values it takes.
         scale: a name in `scales.SCALES`.
         overrides: hyper-parameters of training that replace the scale's (``steps``, ``learning_rate``, …).
-        recipe: a name in `scales.RECIPES`; the scale's if None.
-        match: a name in `models.matching.MATCHES`; what the recipe allows if None.
+        match: a name in `models.matching.MATCHES`; what all the recipes allow if None.
         questions: test questions of each benchmark; the scale's if None.
         pages: training pages; the scale's if None.
     """
@@ -37,7 +41,6 @@ class Study:
     changes: dict[str, list[Any]]
     scale: str = "tiny"
     overrides: dict[str, Any] = field(default_factory=dict)
-    recipe: str | None = None
     match: str | None = None
     questions: int | None = None
     pages: int | None = None
@@ -55,16 +58,52 @@ class Study:
         if unknown := unknown - set(CELL_FIELDS):
             raise UserError(f"a study cannot change {sorted(unknown)[0]!r}; it can change {', '.join(CELL_FIELDS)}")
         scale = get_scale(self.scale)
-        cells: dict[str, RunSpec] = {}
-        for values in itertools.product(*self.changes.values()):
-            changed = dict(zip(self.changes, values, strict=True))
-            chosen: dict[str, Any] = {"mixer_args": {}, "seed": 0} | self.baseline | changed
-            spec = self._spec(scale, device, **chosen)
-            cells[spec.id] = spec
-        return list(cells.values())
+        default: dict[str, Any] = {"mixer_args": {}, "seed": 0, "recipe": scale.recipe}
+        chosen = [
+            default | self.baseline | dict(zip(self.changes, values, strict=True))
+            for values in itertools.product(*self.changes.values())
+        ]
+        for one in chosen:
+            check_recipe(one["recipe"])
+        # One match for all: a student that is distilled is compared with the same student from scratch.
+        inheriting = [one["recipe"] for one in chosen if one["recipe"] in INHERITING]
+        match = resolve_match(self.match, inheriting[0] if inheriting else "scratch")
+        cells = [self._spec(scale, device, match, **one) for one in chosen]
+        return list({spec.id: spec for spec in cells}.values())
+
+    def teachers(self, device: str) -> list[RunSpec]:
+        """The cells that must be there before the others: the teacher that students take over from or learn from.
+
+        That which is shipped needs no training; it is scored where students learn from it, to be compared with.
+        """
+        scale = get_scale(self.scale)
+        recipes = {cell.arguments["recipe"] for cell in self.cells(device)}
+        if "distill" in recipes or (recipes & set(INHERITING) and scale.teacher == "trained"):
+            return [self._teacher(scale, device)]
+        return []
+
+    def _teacher(self, scale: Scale, device: str) -> RunSpec:
+        recipe = SHIPPED if scale.teacher == "shipped" else "scratch"
+        # Students take over its FFNs, so their width is left as it is.
+        return self._spec(scale, device, "none", mixer="none", mixer_args={}, pattern="F", seed=0, recipe=recipe)
+
+    def _teacher_key(self, scale: Scale, device: str, recipe: str) -> str | None:
+        """What tells a cell's teacher from others: the hash of its file, or the run that trains it."""
+        if recipe == SHIPPED or (recipe in INHERITING and scale.teacher == "shipped"):
+            return file_digest(package_path(*TEACHER))
+        return self._teacher(scale, device).id if recipe in INHERITING else None
 
     def _spec(
-        self, scale: Scale, device: str, *, mixer: str, mixer_args: dict[str, Any], pattern: str, seed: int
+        self,
+        scale: Scale,
+        device: str,
+        match: str,
+        *,
+        mixer: str,
+        mixer_args: dict[str, Any],
+        pattern: str,
+        seed: int,
+        recipe: str,
     ) -> RunSpec:
         if "L" in pattern:
             mixer = canonical_name(mixer)
@@ -73,8 +112,6 @@ class Study:
             # Without a linear layer the mixer is not part of the model; naming it would make twins of one cell.
             mixer, mixer_args = "none", {}
         config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
-        recipe = check_recipe(self.recipe or scale.recipe)
-        match = resolve_match(self.match, recipe)
         training = scale.training.model_validate(scale.training.model_dump() | self.overrides | {"seed": seed})
         pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
         spec = RunSpec(
@@ -87,13 +124,14 @@ class Study:
                 "seed": seed,
                 "recipe": recipe,
                 "match": match,
-                "teacher": file_digest(package_path(*TEACHER)) if recipe == "inherit" else None,
+                "teacher": self._teacher_key(scale, device, recipe),
                 "training": training.model_dump(mode="json"),
                 "pages": pages.model_dump(mode="json"),
                 "benchmarks": list(scale.benchmarks),
                 "questions": self.questions or scale.questions,
                 "device": device,
-            },
+            }
+            | ({"stages": stage_steps(training.steps)} if recipe == "distill" else {}),
         )
         arm_config(spec)
         return spec

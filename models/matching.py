@@ -8,7 +8,7 @@ The reference is a preset as it is, with its own mixer and pattern, whatever els
 same arm in every study. Embeddings, head and vision tower are the same for all and are not counted.
 
 A student that inherits its teacher's FFNs cannot change their width, and to match by what belongs to the mixer (its
-value width) would change the state, which matters more to recall than parameters do. So the recipe ``inherit`` is
+value width) would change the state, which matters more to recall than parameters do. So recipes that inherit are
 unmatched unless the state is asked for, every record says so, and shows the parameters and the state of its arm.
 """
 
@@ -24,6 +24,9 @@ from .presets import get_preset
 from .registry import get_mixer
 
 MATCHES = ("params", "state", "none")
+INHERITING = ("inherit", "distill")
+"""Recipes whose students take over all but their mixers from a teacher."""
+
 TOLERANCE = 0.02
 STEP = 8
 """Widths stay multiples of this, as kernels like them."""
@@ -40,15 +43,15 @@ def resolve_match(match: str | None, recipe: str) -> str:
     """What is matched: as asked for, or parameters where the recipe leaves the FFN's width free, else nothing.
 
     Raises:
-        UserError: for an unknown name, or parameters under the recipe ``inherit``.
+        UserError: for an unknown name, or parameters under a recipe that inherits.
     """
     if match is None:
-        return "none" if recipe == "inherit" else "params"
+        return "none" if recipe in INHERITING else "params"
     if match not in MATCHES:
         raise unknown_name("match", match, MATCHES)
-    if match == "params" and recipe == "inherit":
+    if match == "params" and recipe in INHERITING:
         raise UserError(
-            "recipe inherit takes over its teacher's FFNs, whose width then cannot match parameters; use --match state "
+            f"recipe {recipe} takes over its teacher's FFNs, whose width then cannot match parameters; use --match state "
             "or none, or --recipe scratch"
         )
     return match
@@ -71,7 +74,7 @@ def matched(config: HybridVLConfig, preset: str, match: str, recipe: str) -> Mat
     if match == "state" and config.text_config.linear_layers:
         reference = get_preset(preset).text_config
         target = get_mixer(reference.mixer).state_elements(reference)
-        return match_state(config, target, whole_heads=recipe == "inherit")
+        return match_state(config, target, whole_heads=recipe in INHERITING)
     return Matched(config)
 
 

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from ..data.families import generate_page
 from ..data.samples import encode_page
+from ..data.seeds import hash_seed
 from ..errors import UserError
 from ..records import atomic_write, locked, package_path
-from .loop import IGNORED, Batch
+from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 
 
 class PageSetSpec(BaseModel):
@@ -68,32 +69,35 @@ class PageSet:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batches(self, indices: Tensor, embed: Callable[[Tensor], Tensor], groups: int) -> list[Batch]:
+    def batches(self, indices: Tensor, groups: int) -> list[Batch]:
         """The pages of one step in ``groups`` batches of similar length, so that little is computed on padding."""
         by_length = indices[self.lengths[indices].argsort(stable=True)]
-        return [self.batch(part, embed) for part in by_length.tensor_split(groups) if len(part)]
+        return [self.batch(part) for part in by_length.tensor_split(groups) if len(part)]
 
-    def batch(self, indices: Tensor, embed: Callable[[Tensor], Tensor]) -> Batch:
+    def batch(self, indices: Tensor) -> Batch:
         """Put pages side by side, padded at the end.
 
         Args:
             indices: ``[B]``, which pages.
-            embed: the model's token embedding; the features take the place of the image tokens.
 
         Returns:
-            A batch of ``inputs_embeds`` ``[B, T, D]`` and ``position_ids`` ``[3, B, T]``. A causal model needs no mask
-            for padding that comes last.
+            A batch of ``input_ids`` ``[B, T]``, ``position_ids`` ``[3, B, T]`` and the ``image_features`` ``[N, D]`` of
+            the image tokens in their order. A causal model needs no mask for padding that comes last.
         """
         lengths = self.lengths[indices].unsqueeze(1)
         columns = torch.arange(int(lengths.max()), device=lengths.device)
         real = columns < lengths
         places = (self.starts[indices].unsqueeze(1) + columns) * real
         labels = self.tensors["labels"][places].masked_fill(~real, IGNORED)
-        position_ids = self.tensors["position_ids"][:, places] * real
-        embeds = embed(self.tensors["input_ids"][places])
-        features = self.tensors["features"][self.feature_of[places]].to(embeds.dtype)
-        seen = (self.is_image[places] & real).unsqueeze(-1)
-        return Batch({"inputs_embeds": torch.where(seen, features, embeds), "position_ids": position_ids}, labels)
+        seen = self.is_image[places] & real
+        inputs = {
+            "input_ids": self.tensors["input_ids"][places],
+            "position_ids": self.tensors["position_ids"][:, places] * real,
+            "image_features": self.tensors["features"][self.feature_of[places[seen]]],
+        }
+        kinds = torch.where(seen, VISION, TEXT).masked_fill(~real, PADDING)
+        kinds[:, 0] = FIRST
+        return Batch(inputs, labels, kinds)
 
     def order(self, seed: int, batch_size: int) -> Callable[[int], Tensor]:
         """Return ``step → page indices [B]``: every epoch is a permutation of its own, drawn from the seed."""
@@ -111,11 +115,6 @@ class PageSet:
             return permutation(epoch)[position * batch_size : (position + 1) * batch_size]
 
         return indices_of
-
-
-def hash_seed(*parts: int) -> int:
-    """A 63-bit seed from several integers; near seeds give unrelated streams."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def page_set_key(spec: PageSetSpec) -> str:

@@ -1,26 +1,30 @@
-"""The training loop: answer-only cross-entropy, AdamW, cosine schedule, on accelerate; it resumes where it was.
+"""The training loop: AdamW, cosine schedule, on accelerate, in one process or many; it resumes where it was.
 
 A batch is a pure function of the step, so the data order of a seed is the same for every arm of a study, in one process
-or several, interrupted or not.
+or several, interrupted or not, and whatever number of processes goes on with it.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from ..data.seeds import hash_seed
+from ..errors import UserError
 from ..records import RunFolder
-from .checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
-
-METRICS = "metrics.jsonl"
-IGNORED = -100
-"""Label of a token that no loss is computed on."""
+from .batch import Batch, Batches, Objective
+from .checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from .clock import Clock
 
 
 class TrainArguments(BaseModel):
@@ -29,7 +33,10 @@ class TrainArguments(BaseModel):
     The ``batch_size`` samples of a step are run in ``length_groups`` parts of similar length: the gradient is that of
     the whole, and less is computed on padding.
     ``warmup`` is the share of steps over which the learning rate rises; then it falls along a cosine to
-    ``final_rate`` of its peak. ``diverged_at`` is the loss, in nats, from which a run counts as diverged.
+    ``final_rate`` of its peak. ``diverged_at`` is the loss, in its unit, from which a run counts as diverged.
+    ``precision``: "no" computes in float32; "bf16" computes in bfloat16 and keeps what trains, and AdamW's moments, in
+    float32; "pure_bf16" keeps them in bfloat16 too. ``gradient_checkpointing`` computes each layer's activations again
+    in the backward pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,30 +47,19 @@ class TrainArguments(BaseModel):
     learning_rate: PositiveFloat = 2e-3
     warmup: float = 0.05
     final_rate: float = 0.02
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: PositiveFloat = 1.0
-    precision: Literal["no", "bf16"] = "no"
+    precision: Literal["no", "bf16", "pure_bf16"] = "no"
+    gradient_checkpointing: bool = False
     seed: int = 0
     log_every: PositiveInt = 20
     checkpoint_every_seconds: PositiveFloat = 30.0
     diverged_at: PositiveFloat = 50.0
 
 
-class Batch(NamedTuple):
-    """One training batch.
-
-    Attributes:
-        inputs: keyword arguments of the model's forward pass (``input_ids`` ``[B, T]``, and so on); no labels.
-        labels: ``[B, T]``, the token itself where it is to be learnt, `IGNORED` elsewhere.
-    """
-
-    inputs: dict[str, Tensor]
-    labels: Tensor
-
-
 class TrainResult(NamedTuple):
-    """How a run ended: ``status`` is "ok" or "diverged"; the loss is the mean of the last logged interval, in nats."""
+    """How a run ended: ``status`` is "ok" or "diverged"; the loss is the mean of the last logged interval."""
 
     status: Literal["ok", "diverged"]
     steps: int
@@ -96,138 +92,172 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-class AnswerLoss(nn.Module):
-    """A model as its training loss: cross-entropy of the answer tokens, in nats, summed.
+def make_accelerator(arguments: TrainArguments, device: str) -> Accelerator:
+    """The accelerator of this process: what `accelerate launch` set up, or a process alone."""
+    return Accelerator(mixed_precision="bf16" if arguments.precision == "bf16" else "no", cpu=device == "cpu")
 
-    The vocabulary projection runs on the positions before an answer token only: the rest has no loss.
-    """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-        """Return the summed loss of a `Batch`'s inputs and labels, a scalar."""
-        model: Any = self.model
-        hidden = model.model(**inputs, use_cache=False)[0]
-        targets = labels[:, 1:]
-        learnt = targets != IGNORED
-        logits = model.lm_head(hidden[:, :-1][learnt])
-        return F.cross_entropy(logits.float(), targets[learnt], reduction="sum")
+@torch.no_grad()
+def set_precision(objective: nn.Module, precision: str) -> None:
+    """Give every parameter the type that it is held in; see `TrainArguments`."""
+    for parameter in objective.parameters():
+        wide = precision == "no" or (precision == "bf16" and parameter.requires_grad)
+        parameter.data = parameter.data.to(torch.float32 if wide else torch.bfloat16)
 
 
 def train(
-    model: nn.Module,
-    batches_at: Callable[[int], Sequence[Batch]],
+    objective: Objective,
+    batches_at: Batches,
     arguments: TrainArguments,
     folder: RunFolder,
     data_key: str,
-    on_step: Callable[[dict[str, float]], None] | None = None,
+    *,
+    stage: str = "",
+    steps_before: int = 0,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
     device: str = "cpu",
 ) -> TrainResult:
     """Train until ``arguments.steps``, from the folder's checkpoint if there is one.
 
     Args:
-        model: parameters that require a gradient are trained.
-        batches_at: the batches of a step, whose gradients are added up; called once a step, in order.
+        objective: the loss; its parameters that require a gradient are trained.
+        batches_at: the batches of a step, whose gradients are added up; processes share them out.
         arguments: hyper-parameters.
-        folder: gets ``metrics.jsonl`` and the checkpoint.
+        folder: gets ``metrics.jsonl`` and the checkpoint, from the first of several processes.
         data_key: names the data and its order, so that a checkpoint is not continued on other data.
+        stage: names the stage of a run that has several, each with a checkpoint of its own.
+        steps_before: steps of the stages before, which the metrics count on from.
         on_step: called after each logged interval with its row of metrics.
         device: "cpu", or "cuda" for whatever accelerator accelerate finds.
+
+    Raises:
+        UserError: if nothing is left to train, or the checkpoint does not fit.
     """
-    accelerator = Accelerator(mixed_precision=arguments.precision, cpu=device == "cpu")
-    torch.manual_seed(arguments.seed)
-    groups = parameter_groups(model, arguments.weight_decay)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise UserError("nothing to train: every parameter is frozen; choose a pattern with L layers, or another stage")
+    accelerator = make_accelerator(arguments, device)
+    if arguments.gradient_checkpointing:
+        # The method has a new name in newer releases, and the old one warns there.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(objective.model, name) for name in names if hasattr(objective.model, name))
+        enable({"use_reentrant": False})
+    set_precision(objective, arguments.precision)
+    objective.to(accelerator.device)
+    groups = parameter_groups(objective, arguments.weight_decay)
     fused = accelerator.device.type == "cuda"
     optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=arguments.betas, fused=fused)
-    checkpoint = folder.path / FILE_NAME
-    model.to(accelerator.device)
-    step = load_checkpoint(checkpoint, model, optimizer, data_key) if checkpoint.exists() else 0
-    folder.truncate(METRICS, _rows_up_to(folder, step))
-    loss_of, prepared_optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
+    prepared, prepared_optimizer = accelerator.prepare(objective, optimizer)
+    path = folder.path / checkpoint_name(stage)
+    step = load_checkpoint(path, objective, optimizer, data_key) if path.exists() else 0
+    clock = Clock(
+        folder if accelerator.is_main_process else None,
+        steps=arguments.steps,
+        log_every=arguments.log_every,
+        diverged_at=arguments.diverged_at,
+        rate_at=partial(learning_rate_at, arguments=arguments),
+        stage=stage,
+        steps_before=steps_before,
+        step=step,
+        on_step=on_step,
+    )
 
-    model.train()
-    clock = _Clock(folder, arguments, on_step)
+    def save() -> None:
+        save_checkpoint(path, objective, optimizer, step, data_key, write=accelerator.is_main_process)
+
+    prepared.train()
+    saved = step
     last_saved = time.monotonic()
-    while step < arguments.steps:
-        batches = [_to_device(batch, accelerator.device) for batch in batches_at(step)]
-        learnt = sum((batch.labels[:, 1:] != IGNORED).sum() for batch in batches)
-        for group in prepared_optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, arguments)
-        mean_loss_of_step = torch.zeros((), device=accelerator.device)
-        for batch in batches:
-            loss = loss_of(batch.inputs, batch.labels) / learnt
-            accelerator.backward(loss)
-            mean_loss_of_step += loss.detach()
-        accelerator.clip_grad_norm_(loss_of.parameters(), arguments.clip)
-        prepared_optimizer.step()
-        prepared_optimizer.zero_grad(set_to_none=True)
-        step += 1
-        mean_loss = clock.tick(step, mean_loss_of_step, sum(batch.labels.numel() for batch in batches))
-        if mean_loss is not None and not mean_loss < arguments.diverged_at:
-            # A divergence is a result: the checkpoint before it stays, and the caller records it.
-            return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
-        if time.monotonic() - last_saved > arguments.checkpoint_every_seconds and mean_loss is not None:
-            save_checkpoint(checkpoint, model, prepared_optimizer, step, data_key)
-            last_saved = time.monotonic()
-    model.eval()
-    # What comes after training may be interrupted too.
-    save_checkpoint(checkpoint, model, prepared_optimizer, step, data_key)
-    rows = folder.rows(METRICS)
-    return TrainResult("ok", step, float(rows[-1]["loss"]) if rows else math.nan, clock.seconds, clock.tokens)
+    with _Ahead(lambda step: _own_batches(accelerator, batches_at(step)), step, arguments.steps) as ahead:
+        while step < arguments.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, arguments)
+            torch.manual_seed(hash_seed(arguments.seed, step, accelerator.process_index))
+            loss, tokens = _add_gradients(accelerator, prepared, objective, ahead.take())
+            norm = accelerator.clip_grad_norm_(objective.parameters(), arguments.clip)
+            prepared_optimizer.step()
+            prepared_optimizer.zero_grad(set_to_none=True)
+            step += 1
+            means = clock.tick(step, loss, norm.full_tensor() if isinstance(norm, DTensor) else norm, tokens)
+            if means is None:
+                continue
+            # A gradient that is no number has spoilt the weights before the loss shows it.
+            if not means.loss < arguments.diverged_at or not math.isfinite(means.gradient_norm):
+                # A divergence is a result: the checkpoint before it stays, and the caller records it.
+                return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
+            if _agreed(accelerator, time.monotonic() - last_saved > arguments.checkpoint_every_seconds):
+                save()
+                saved, last_saved = step, time.monotonic()
+    prepared.eval()
+    if saved < step:
+        # What comes after training may be interrupted too.
+        save()
+    accelerator.wait_for_everyone()
+    return TrainResult("ok", step, clock.last_loss, clock.seconds, clock.tokens)
 
 
-class _Clock:
-    """Averages the loss over an interval and writes one row of metrics for it."""
+class _Ahead:
+    """The batches of the next step, made while the present one is computed: reading pictures takes long."""
 
-    def __init__(
-        self, folder: RunFolder, arguments: TrainArguments, on_step: Callable[[dict[str, float]], None] | None
-    ) -> None:
-        self.folder, self.arguments, self.on_step = folder, arguments, on_step
-        self.losses: list[Tensor] = []
-        self.tokens = 0
-        self.interval_tokens = 0
-        rows = folder.rows(METRICS)
-        self.earlier_seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        self.started = self.interval_started = time.monotonic()
+    def __init__(self, make: Callable[[int], list[Batch]], step: int, stop: int) -> None:
+        self.make, self.step, self.stop = make, step, stop
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.next = self._begin()
 
-    @property
-    def seconds(self) -> float:
-        """Training time of this run so far, that before an interruption included."""
-        return self.earlier_seconds + time.monotonic() - self.started
+    def _begin(self) -> Future[list[Batch]] | None:
+        return self.pool.submit(self.make, self.step) if self.step < self.stop else None
 
-    def tick(self, step: int, loss: Tensor, tokens: int) -> float | None:
-        """Note one step; at the end of an interval write the row and return its mean loss."""
-        self.losses.append(loss)
-        self.tokens += tokens
-        self.interval_tokens += tokens
-        if step % self.arguments.log_every and step != self.arguments.steps:
-            return None
-        mean_loss = float(torch.stack(self.losses).mean())
-        now = time.monotonic()
-        rate = self.interval_tokens / max(now - self.interval_started, 1e-9)
-        left = (self.arguments.steps - step) * (now - self.interval_started) / len(self.losses)
-        row = {
-            "step": step,
-            # JSON has no NaN; a diverged interval is written as the bound it broke.
-            "loss": round(mean_loss, 6) if math.isfinite(mean_loss) else self.arguments.diverged_at,
-            "learning_rate": learning_rate_at(step - 1, self.arguments),
-            "tokens_per_second": round(rate, 1),
-            "seconds": round(self.seconds, 2),
-            "seconds_left": round(left, 1),
-        }
-        self.folder.append(METRICS, row)
-        if self.on_step is not None:
-            self.on_step(row)
-        self.losses, self.interval_tokens, self.interval_started = [], 0, now
-        return mean_loss
+    def take(self) -> list[Batch]:
+        """The batches of the present step; raises what making them raised."""
+        if self.next is None:
+            raise IndexError(f"there is no step {self.step}")
+        batches = self.next.result()
+        self.step += 1
+        self.next = self._begin()
+        return batches
+
+    def __enter__(self) -> "_Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _rows_up_to(folder: RunFolder, step: int) -> int:
-    return sum(row["step"] <= step for row in folder.rows(METRICS))
+def _own_batches(accelerator: Accelerator, batches: Sequence[Batch]) -> list[Batch]:
+    """This process's share of a step's batches."""
+    count, rank = accelerator.num_processes, accelerator.process_index
+    places = range(rank, -(-len(batches) // count) * count, count)
+    # Processes take part in every collective, so one that has no batch of its own runs a blank one.
+    return [batches[place] if place < len(batches) else batches[-1].blank() for place in places]
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-    return Batch(moved, batch.labels.to(device, non_blocking=True))
+def _add_gradients(
+    accelerator: Accelerator, prepared: nn.Module, objective: Objective, mine: list[Batch]
+) -> tuple[Tensor, Tensor]:
+    """Backpropagate a step's batches; its mean loss and its number of tokens, over all processes."""
+    count = accelerator.num_processes
+    sizes = torch.stack(
+        [
+            torch.stack([objective.count(batch) for batch in mine]).sum().to(accelerator.device),
+            torch.tensor(sum(batch.labels.numel() for batch in mine), device=accelerator.device),
+        ]
+    )
+    terms, tokens = accelerator.reduce(sizes, "sum")
+    total = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(mine, start=1):
+        # Shards are summed with every batch: holding whole gradients is what sharding avoids.
+        alone = number < len(mine) and not accelerator.is_fsdp2
+        with accelerator.no_sync(prepared) if alone else nullcontext():
+            loss = prepared(*batch.to(accelerator.device)) / terms
+            # Gradients are averaged over the processes.
+            accelerator.backward(loss * count)
+        total += loss.detach()
+    return accelerator.reduce(total, "sum"), tokens
+
+
+def _agreed(accelerator: Accelerator, wish: bool) -> bool:
+    """The first process's wish, in all processes."""
+    if accelerator.num_processes == 1:
+        return wish
+    wishes = [wish]
+    broadcast_object_list(wishes)
+    return wishes[0]

@@ -31,6 +31,7 @@ from ..models.processor import load_processor
 from ..models.shipped import TEACHER
 from ..models.teacher import TEACHER_PRESET
 from ..records import RunFolder, RunSpec, atomic_write, package_path
+from .batch import AnswerLoss
 from .features import PageSetSpec, features_of, load_page_set
 from .loop import TrainArguments, train
 
@@ -101,12 +102,12 @@ def main(arguments: list[str] | None = None) -> None:
     training = TrainArguments(
         steps=given.steps, batch_size=given.batch_size, length_groups=4, learning_rate=given.peak_rate, seed=given.seed
     )
-    order, embed = pages.order(given.seed, given.batch_size), model.get_input_embeddings()
+    order = pages.order(given.seed, given.batch_size)
     run = RunSpec(kind="train", arguments=training.model_dump(mode="json"))
     with tempfile.TemporaryDirectory() as scratch, RunFolder(Path(scratch), run) as folder:
         result = train(
-            model,
-            lambda step: pages.batches(order(step), embed, training.length_groups),
+            AnswerLoss(model),
+            lambda step: pages.batches(order(step), training.length_groups),
             training,
             folder,
             pages.key,

@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "patterns": None,
     "scale": "tiny",
     "seeds": 1,
-    "recipe": "scratch",
+    "recipes": ["scratch"],
     "match": None,
     # A row and a checkpoint every step, so that a kill finds both.
     "overrides": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every_seconds": 1e-9},
@@ -51,8 +51,8 @@ ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
 
 
 def cells() -> list[RunSpec]:
-    changes = {"mixer": OPTIONS["mixers"], "pattern": ["SL"], "seed": [0]}
-    options = {name: OPTIONS[name] for name in ("scale", "recipe", "match", "overrides", "questions", "pages")}
+    changes = {"mixer": OPTIONS["mixers"], "pattern": ["SL"], "seed": [0], "recipe": OPTIONS["recipes"]}
+    options = {name: OPTIONS[name] for name in ("scale", "match", "overrides", "questions", "pages")}
     return Study(baseline={"mixer": "gla", "pattern": "SL"}, changes=changes, **options).cells("cpu")
 
 
@@ -141,7 +141,10 @@ def test_finished_cells_are_shown_and_not_run_again(
     runs, records = whole
     assert ablate_command(**OPTIONS, runs=runs) == records
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("gla SL seed 0", "linear_attention SL seed 0", "baseline:", str(runs)))
+    assert all(
+        words in shown
+        for words in ("gla SL seed 0 scratch", "linear_attention SL seed 0 scratch", "baseline:", str(runs))
+    )
 
 
 def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(

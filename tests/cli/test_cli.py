@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 
+TRAIN = {
+    "--data", "--steps", "--context", "--learning-rate", "--batch-size", "--seed", "--set", "--device", "--runs",
+}  # fmt: skip
+STUDENT = {"--mixer", "--swa-ratio", "--pattern", "--window"}
 COMMANDS = {
     ("ablate",): {
         "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
-        "--learning-rate", "--questions", "--pages", "--jobs", "--device", "--runs",
+        "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell", "--device", "--runs",
     },
+    ("train", "distill-layers"): TRAIN | STUDENT | {"--teacher"},
+    ("train", "distill-logits"): TRAIN | STUDENT | {"--teacher", "--model"},
+    ("train", "sft"): TRAIN | {"--model"},
+    ("train", "long-sft"): TRAIN | {"--model"},
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
     ("list",): {"--runs"},
@@ -64,6 +72,8 @@ MISTAKES = [
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
     (("ablate", "--match", "parms"), "did you mean params?"),
     (("ablate", "--match", "params"), "use --match state or none, or --recipe scratch"),
+    (("ablate", "--recipe", "distil"), "did you mean distill?"),
+    (("ablate", "--gpus-per-cell", "0.5"), "give --ray"),
     (("eval", "DocVKA"), "did you mean"),
     (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),

@@ -9,8 +9,8 @@ from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.checkpoints import new_model
 from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.models.processor import load_processor
+from infinitevl_bench.training.batch import FIRST, IGNORED, PADDING, TEXT, VISION, AnswerLoss, Batch
 from infinitevl_bench.training.features import RANGE, PageSet, PageSetSpec, load_page_set, page_set_key
-from infinitevl_bench.training.loop import IGNORED, AnswerLoss, Batch
 
 IMAGE = 99
 WIDTH = 8
@@ -40,37 +40,36 @@ def pages() -> PageSet:
     return PageSet(tensors, IMAGE, "key")
 
 
-@pytest.fixture
-def embed() -> torch.nn.Embedding:
-    torch.manual_seed(1)
-    return torch.nn.Embedding(100, WIDTH)
-
-
-def one_page(pages: PageSet, index: int, embed: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings, positions and labels of a page, put together token by token."""
+def one_page(pages: PageSet, index: int) -> tuple[torch.Tensor, ...]:
+    """Tokens, features, positions and labels of a page, read off one after the other."""
     start, stop = pages.tensors["token_starts"][index : index + 2].tolist()
-    features = iter(pages.tensors["features"][int((pages.tensors["input_ids"][:start] == IMAGE).sum()) :])
-    tokens = pages.tensors["input_ids"][start:stop].tolist()
-    embeds = [next(features).float() if token == IMAGE else embed(torch.tensor(token)) for token in tokens]
-    return torch.stack(embeds), pages.tensors["position_ids"][:, start:stop], pages.tensors["labels"][start:stop]
+    ids = pages.tensors["input_ids"]
+    seen_before, seen = (int((ids[part] == IMAGE).sum()) for part in (slice(start), slice(start, stop)))
+    features = pages.tensors["features"][seen_before : seen_before + seen]
+    return ids[start:stop], features, pages.tensors["position_ids"][:, start:stop], pages.tensors["labels"][start:stop]
 
 
-def test_a_batch_is_its_pages_side_by_side(pages: PageSet, embed: torch.nn.Embedding) -> None:
+def test_a_batch_is_its_pages_side_by_side(pages: PageSet) -> None:
     indices = torch.tensor([4, 1, 0, 6])
-    batch = pages.batch(indices, embed)
+    batch = pages.batch(indices)
     assert batch.labels.shape == (4, 16)
+    features = iter(batch.inputs["image_features"])
     for row, index in enumerate(indices.tolist()):
-        embeds, positions, labels = one_page(pages, index, embed)
+        ids, own_features, positions, labels = one_page(pages, index)
         length = len(labels)
-        torch.testing.assert_close(batch.inputs["inputs_embeds"][row, :length], embeds, atol=0, rtol=0)
+        assert torch.equal(batch.inputs["input_ids"][row, :length], ids)
         assert torch.equal(batch.inputs["position_ids"][:, row, :length], positions)
         assert batch.labels[row, :length].tolist() == labels.tolist()
         assert batch.labels[row, length:].eq(IGNORED).all()
+        assert all(torch.equal(next(features), feature) for feature in own_features)
+        kinds = [FIRST, *(VISION if token == IMAGE else TEXT for token in ids[1:]), *[PADDING] * (16 - length)]
+        assert batch.kinds[row].tolist() == kinds
+    assert next(features, None) is None
 
 
-def test_length_groups_hold_every_page_once_and_less_padding(pages: PageSet, embed: torch.nn.Embedding) -> None:
+def test_length_groups_hold_every_page_once_and_less_padding(pages: PageSet) -> None:
     indices = torch.tensor([4, 1, 0, 6, 5])
-    whole, parts = pages.batch(indices, embed), pages.batches(indices, embed, groups=2)
+    whole, parts = pages.batch(indices), pages.batches(indices, groups=2)
 
     def learnt(batch: Batch) -> list[list[int]]:
         return [row[row != IGNORED].tolist() for row in batch.labels]
@@ -78,7 +77,7 @@ def test_length_groups_hold_every_page_once_and_less_padding(pages: PageSet, emb
     assert sorted(row for part in parts for row in learnt(part)) == sorted(learnt(whole))
     assert sum(part.labels.numel() for part in parts) < whole.labels.numel()
     # More groups than pages: no group is empty.
-    assert [len(part.labels) for part in pages.batches(indices[:2], embed, groups=3)] == [1, 1]
+    assert [len(part.labels) for part in pages.batches(indices[:2], groups=3)] == [1, 1]
 
 
 def test_length_groups_leave_loss_and_gradient_as_they_are(tmp_path: Path) -> None:
@@ -88,17 +87,17 @@ def test_length_groups_leave_loss_and_gradient_as_they_are(tmp_path: Path) -> No
     pages = load_page_set(
         PageSetSpec(weights={"documents": 1, "shapes": 1}, pages=6), model, load_processor(), tmp_path / "cache"
     )
-    loss_of, embed = AnswerLoss(model), model.get_input_embeddings()
+    loss_of = AnswerLoss(model)
 
     def loss_and_gradient(batches: list[Batch]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model.zero_grad()
-        loss = sum((loss_of(batch.inputs, batch.labels) for batch in batches), torch.zeros(()))
+        loss = sum((loss_of(*batch) for batch in batches), torch.zeros(()))
         loss.backward()
         return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     indices = torch.arange(6)
-    loss, gradient = loss_and_gradient([pages.batch(indices, embed)])
-    parts = pages.batches(indices, embed, groups=3)
+    loss, gradient = loss_and_gradient([pages.batch(indices)])
+    parts = pages.batches(indices, groups=3)
     assert len({part.labels.shape[1] for part in parts}) > 1
     loss_of_parts, gradient_of_parts = loss_and_gradient(parts)
     torch.testing.assert_close(loss_of_parts, loss, atol=0, rtol=1e-5)

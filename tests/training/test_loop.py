@@ -8,8 +8,9 @@ import pytest
 import torch
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import RunFolder, RunSpec
+from infinitevl_bench.training.batch import TEXT, AnswerLoss, Batch
 from infinitevl_bench.training.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
-from infinitevl_bench.training.loop import Batch, TrainArguments, learning_rate_at, train
+from infinitevl_bench.training.loop import TrainArguments, learning_rate_at, train
 from torch import nn
 
 SPEC = RunSpec(kind="train", arguments={})
@@ -38,7 +39,7 @@ class TinyLanguageModel(nn.Module):
 def batches_at(step: int) -> list[Batch]:
     ids = torch.randint(0, 16, (4, 6), generator=torch.Generator().manual_seed(step))
     labels = torch.cat([torch.full((4, 1), -100), (ids[:, :-1] * 3 + 1) % 16], dim=1)
-    return [Batch({"input_ids": ids}, labels)]
+    return [Batch({"input_ids": ids}, labels, torch.full_like(ids, TEXT))]
 
 
 def arguments(**changes: Any) -> TrainArguments:
@@ -51,7 +52,7 @@ class StoppedError(Exception):
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
     with RunFolder(tmp_path, SPEC) as folder:
-        result = train(TinyLanguageModel(), batches_at, arguments(steps=300), folder, "data")
+        result = train(AnswerLoss(TinyLanguageModel()), batches_at, arguments(steps=300), folder, "data")
         rows = folder.rows("metrics.jsonl")
     assert result.status == "ok"
     assert [row["step"] for row in rows] == list(range(10, 301, 10))
@@ -71,9 +72,15 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_curve(tmp_path: Path)
                     return batches_at(step)
 
                 with pytest.raises(StoppedError):
-                    train(TinyLanguageModel(), stopping, arguments(checkpoint_every_seconds=1e-9), folder, "data")
+                    train(
+                        AnswerLoss(TinyLanguageModel()),
+                        stopping,
+                        arguments(checkpoint_every_seconds=1e-9),
+                        folder,
+                        "data",
+                    )
             model = TinyLanguageModel()
-            train(model, batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
+            train(AnswerLoss(model), batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
             return model.state_dict(), [row["loss"] for row in folder.rows("metrics.jsonl")]
 
     weights, losses = run(tmp_path / "whole", [])
@@ -95,10 +102,10 @@ def test_a_divergence_is_a_result_and_keeps_the_last_good_checkpoint(tmp_path: P
             return _[2] * float("nan") if self.steps > 30 else None
 
     with RunFolder(tmp_path, SPEC) as folder:
-        result = train(Exploding(), batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
+        result = train(AnswerLoss(Exploding()), batches_at, arguments(checkpoint_every_seconds=1e-9), folder, "data")
         assert result.status == "diverged"
         assert result.steps == 40
-        model = TinyLanguageModel()
+        model = AnswerLoss(TinyLanguageModel())
         optimizer = torch.optim.AdamW([{"params": [p]} for p in model.parameters()])
         assert load_checkpoint(folder.path / FILE_NAME, model, optimizer, "data") == 30
         assert all(p.isfinite().all() for p in model.parameters())

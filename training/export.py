@@ -1,0 +1,53 @@
+"""What a stage leaves: an ordinary model folder, whatever it was trained with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers.utils import logging
+
+from ..models.hybrid import HybridVLForConditionalGeneration
+from .checkpoint import whole_state
+from .sft import add_lora, merge_lora
+from .stages import StageSettings
+from .students import Starting
+
+MODEL_FOLDER = "model"
+
+
+def save_model(starting: Starting, settings: StageSettings, path: Path, write: bool) -> None:
+    """Save the trained model below a run's folder, low-rank updates merged; every process must call this.
+
+    Args:
+        starting: what was trained.
+        settings: the stage's; they say what the weights are stored in.
+        path: the run's folder.
+        write: whether this process is the one that writes.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    model, tuner = starting.model, starting.tuner
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        model, tuner = _whole(model, settings, keep=write)
+    if not write:
+        return
+    if tuner is not None:
+        model = merge_lora(tuner)
+    # What was held in bfloat16 before training is stored in it after.
+    model.to(torch.float32 if settings.training.precision == "no" else torch.bfloat16)
+    logging.disable_progress_bar()
+    model.save_pretrained(path / MODEL_FOLDER, safe_serialization=True)
+    starting.processor.save_pretrained(path / MODEL_FOLDER)
+
+
+def _whole(model: Any, settings: StageSettings, keep: bool) -> tuple[Any, Any]:
+    """A copy of a sharded model on the CPU, in the process that keeps it."""
+    state = whole_state(model, keep=keep)
+    if not keep:
+        return None, None
+    copy = HybridVLForConditionalGeneration(model.config)
+    tuner = add_lora(copy, settings.lora, settings.training.seed) if settings.loss.trains == "lora" else None
+    copy.load_state_dict(state)
+    return copy, tuner
