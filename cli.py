@@ -161,6 +161,29 @@ def report(
     typer.echo(report_command(runs, out, artifacts, formats, check))
 
 
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub id: ours, Qwen2.5-VL's or the published InfiniteVL's.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
+    mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Sliding window of the student; else 8192 tokens.")] = None,
+    to: Annotated[str, typer.Option(help="ours, or infinitevl: what the released modeling code loads.")] = "ours",
+    seed: Annotated[int, typer.Option(help="Seed of what a student does not inherit.")] = 0,
+) -> None:
+    """Convert a checkpoint, or make an untrained student from a full-attention teacher.
+
+    Examples:
+
+      infinitevl-bench convert Qwen/Qwen2.5-VL-3B-Instruct student --pattern SLLL --mixer gla
+
+      infinitevl-bench convert runs/ablate-0123456789ab/model released --to infinitevl
+    """
+    from .models.convert import convert_command
+
+    convert_command(source, target, pattern=pattern, mixer=mixer, window=window, to=to, seed=seed)
+
+
 @app.command("list")
 def list_names(what: Annotated[Listing, typer.Argument(help="What to list.")], runs: Runs = Path("runs")) -> None:
     """List mixers, benchmarks, presets, artifacts or runs.

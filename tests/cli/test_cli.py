@@ -13,6 +13,7 @@ COMMANDS = {
     },
     ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
     ("report",): {"--out", "--format", "--check", "--runs"},
+    ("convert",): {"--pattern", "--mixer", "--window", "--to", "--seed"},
     ("list",): {"--runs"},
     ("doctor",): set(),
     ("bench", "ops"): {"--mixer", "--length", "--device", "--out"},
@@ -68,6 +69,8 @@ MISTAKES = [
     (("eval", "DocVQA", "--model", "tinny"), "did you mean tiny?"),
     (("eval", "DocVQA", "--model", "best"), "no finished run"),
     (("report", "table33"), "did you mean table3"),
+    (("convert", "nowhere", "new"), "no model at nowhere"),
+    (("convert", "nowhere", "new", "--to", "infinitvl"), "did you mean infinitevl?"),
 ]
 
 

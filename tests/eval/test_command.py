@@ -190,12 +190,13 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        ("model.safetensors", cut_short, "cannot load a model from"),
-        ("model.safetensors", Path.unlink, "cannot load a model from"),
-        ("config.json", lambda path: path.write_text("{"), "cannot load a model from"),
+        ("model.safetensors", cut_short, "is cut off after 100,000 bytes, which loses model"),
+        ("model.safetensors", Path.unlink, r"no model\.safetensors in"),
+        ("config.json", lambda path: path.write_text("{"), r"config\.json cannot be read"),
+        ("config.json", lambda path: path.write_text('{"model_type": "hybrid_vl"}'), "describes no model"),
         ("config.json", Path.unlink, r"config\.json"),
     ],
-    ids=["truncated weights", "no weights", "broken config", "no config"],
+    ids=["truncated weights", "no weights", "broken config", "empty config", "no config"],
 )
 def test_a_damaged_model_is_one_line(name: str, damage: Any, words: str, tmp_path: Path, weights: Path) -> None:
     folder = tmp_path / "weights"
