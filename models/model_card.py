@@ -37,8 +37,8 @@ model = AutoModelForImageTextToText.from_pretrained(".", dtype="auto")
 processor = AutoProcessor.from_pretrained(".")
 ```
 
-`infinitevl-bench eval DocVQA --model .` scores it, and `infinitevl-bench convert . DST --to infinitevl` writes it for the
-released modeling code where that can express it. No scores are claimed here: those of a run are in its records.
+`infinitevl-bench eval DocVQA --model .` scores it, and `infinitevl-bench convert . DST --to infinitevl` writes it for
+the released modeling code where that can express it. No scores are claimed here: those of a run are in its records.
 """
 
 

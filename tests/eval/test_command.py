@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.eval import command
-from infinitevl_bench.eval.command import run_eval
+from infinitevl_bench.eval.command import Request, eval_command
 from infinitevl_bench.models.checkpoints import load_model
 from infinitevl_bench.records import Record, RunFolder, RunHeldError, RunSpec
 
@@ -37,10 +37,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(reference: str, device: str) -> None:
+    def refused(reference: str, *_: Any) -> None:
         raise ModelWasLoadedError(reference)
 
-    monkeypatch.setattr(command, "_load", refused)
+    monkeypatch.setattr(command, "load", refused)
+
+
+def run_eval(benchmark: str, **asked: Any) -> Any:
+    return eval_command([benchmark], None, Request(**asked))[0]
 
 
 def trained_run(runs: Path, weights: Path, seed: int, **scores: float) -> Path:
