@@ -302,7 +302,7 @@ def _page_value(opened: OpenDataset, rows: Sequence[Row], values: Mapping[str, t
         merged = _merged([rows[position] for position in having], [listed[position][number] for position in having])
         for position, sample in zip(having, score(opened, merged).samples, strict=True):
             totals[position] += (sample or 0.0) / len(listed[position])
-    return Scored(100.0 * float(totals.mean()), totals.tolist())
+    return Scored(100.0 * float(totals.mean()), list(totals.tolist()))
 
 
 def _merged(rows: Sequence[Row], predictions: Sequence[str]) -> list[Row]:

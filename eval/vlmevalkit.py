@@ -114,7 +114,7 @@ def open_dataset(benchmark: Benchmark, tsv: Path, official: bool, *, max_bad: in
         _check_md5(tsv, benchmark.md5)
     scratch = tempfile.TemporaryDirectory(prefix="infinitevl-bench-")
     bad: list[BadRow] = []
-    frame = None if official else _read_twin(benchmark, tsv, bad)
+    frame = None if official else read_twin(benchmark, tsv, bad)
     official_class = dataset_class(benchmark)
     root = tsv.parent if official and not benchmark.video else Path(scratch.name)
     with quiet(), variables(LMUData=str(root)):
@@ -161,7 +161,7 @@ def build_prompt(opened: OpenDataset, row: Mapping[str, Any], style: PromptStyle
             else:
                 parts = opened.dataset.build_prompt(line)
             return [
-                {"type": "image", "value": _load_image(part["value"])} if part["type"] == "image" else dict(part)
+                {"type": "image", "value": load_picture(part["value"])} if part["type"] == "image" else dict(part)
                 for part in parts
                 if part["type"] != "text" or part["value"]
             ]
@@ -200,7 +200,8 @@ def twin_class(benchmark: Benchmark, official_class: Any, frame: pd.DataFrame | 
     """A subclass for pictures with a name and data of its own."""
 
     def load_data(self: Any, dataset: str) -> Any:
-        return frame
+        # The class writes into what it gets.
+        return None if frame is None else frame.copy()
 
     body = {"DATASET_URL": {benchmark.twin: ""}, "DATASET_MD5": {}, "load_data": load_data}
     return type(f"Synthetic{official_class.__name__}", (official_class,), body)
@@ -241,7 +242,8 @@ def needed_columns(benchmark: Benchmark, present: Any) -> list[str]:
     return ["index", *columns, "question", *answer, *(["split"] if benchmark.split else [])]
 
 
-def _read_twin(benchmark: Benchmark, tsv: Path, bad: list[BadRow]) -> pd.DataFrame:
+def read_twin(benchmark: Benchmark, tsv: Path, bad: list[BadRow] | None = None) -> pd.DataFrame:
+    """Read a synthetic twin as its class wants it; bad rows are errors, or listed in ``bad`` and left out."""
     frame = read_tsv(
         tsv, needed_columns(benchmark, ()), bad=bad, root=tsv.parent, answers=benchmark.answers
     ).reset_index(drop=True)
@@ -292,6 +294,7 @@ def _qwen_prompts(opened: OpenDataset) -> Any:
     return wrapper
 
 
-def _load_image(path: str) -> Image.Image:
+def load_picture(path: str) -> Image.Image:
+    """Read a picture as RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")
