@@ -24,6 +24,10 @@ app = typer.Typer(
 bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
+data = typer.Typer(
+    help="Benchmark files: which are here, and synthetic ones.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data, name="data")
 
 INTERRUPTED = 130
 
@@ -117,7 +121,10 @@ def ablate(
 
 @app.command("eval")
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="A benchmark by the paper's name or VLMEvalKit's, e.g. DocVQA.")],
+    benchmark: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks by the paper's names or VLMEvalKit's, e.g. DocVQA.")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="general, text-rich, video or paper: all its benchmarks.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Folder, run, preset, hub id, or best: the best finished run; else the shipped model."),
@@ -127,26 +134,57 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
     level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty of the synthetic split.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic split.")] = 0,
+    prompts: Annotated[
+        str, typer.Option(help="Whose words: dataset, as VLMEvalKit sets Qwen2.5-VL up, or qwen, its wrapper's own.")
+    ] = "dataset",
+    min_pixels: Annotated[int | None, typer.Option(min=784, help="Smallest area of a picture, in pixels.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=784, help="Largest area of a picture, in pixels.")] = None,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of a video.")] = 64,
+    judge: Annotated[
+        str | None, typer.Option(help="A judge of VLMEvalKit, e.g. gpt-4o-mini; exact matching without it.")
+    ] = None,
+    blind: Annotated[bool, typer.Option(help="Also ask with grey pictures.")] = True,
+    max_bad: Annotated[int, typer.Option(min=0, help="Rows of a file that may be bad; they are left out.")] = 0,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
-    """Evaluate a model on a benchmark through VLMEvalKit's own dataset class and scorer.
+    """Evaluate a model on benchmarks through VLMEvalKit's own dataset classes and scorers.
 
     The official TSV is read from $LMUData (or ~/LMUData) and never downloaded; without it, `--data auto` takes our
-    synthetic split, says so, and writes split=synthetic into every record.
+    synthetic split, says so, and writes split=synthetic into every record. Several processes share the questions
+    under `accelerate launch -m infinitevl_bench.cli eval …`.
 
     Examples:
 
       infinitevl-bench eval DocVQA
 
-      infinitevl-bench eval ChartQA --model runs/ablate-0123456789ab --limit 100
+      infinitevl-bench eval --suite paper --data official --model hustvl/InfiniteVL
     """
-    from .eval.command import run_eval
+    from .eval.command import Request, eval_command
 
-    run_eval(
-        benchmark, model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed,
-        device=device, runs=runs,
+    request = Request(
+        model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device, runs=runs,
+        prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=frames, judge=judge, blind=blind,
+        max_bad=max_bad,
     )  # fmt: skip
+    eval_command(benchmark or (), suite, request)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A finished run: its id or folder.")],
+    second: Annotated[str, typer.Argument(help="Another, on the same questions.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare two evaluations sample by sample: the difference, its interval, and a sign test.
+
+    Example:
+
+      infinitevl-bench compare eval-0123456789ab eval-ba9876543210
+    """
+    from .eval.compare import compare_command
+
+    compare_command(first, second, runs)
 
 
 @app.command()
@@ -174,6 +212,29 @@ def report(
     typer.echo(report_command(runs, out, artifacts, formats, check))
 
 
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub id: ours, Qwen2.5-VL's or the published InfiniteVL's.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
+    mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Sliding window of the student; else 8192 tokens.")] = None,
+    to: Annotated[str, typer.Option(help="ours, or infinitevl: what the released modeling code loads.")] = "ours",
+    seed: Annotated[int, typer.Option(help="Seed of what a student does not inherit.")] = 0,
+) -> None:
+    """Convert a checkpoint, or make an untrained student from a full-attention teacher.
+
+    Examples:
+
+      infinitevl-bench convert Qwen/Qwen2.5-VL-3B-Instruct student --pattern SLLL --mixer gla
+
+      infinitevl-bench convert runs/ablate-0123456789ab/model released --to infinitevl
+    """
+    from .models.convert import convert_command
+
+    convert_command(source, target, pattern=pattern, mixer=mixer, window=window, to=to, seed=seed)
+
+
 @app.command("list")
 def list_names(what: Annotated[Listing, typer.Argument(help="What to list.")], runs: Runs = Path("runs")) -> None:
     """List mixers, benchmarks, presets, artifacts or runs.
@@ -193,6 +254,38 @@ def doctor() -> None:
     from .doctor import print_diagnosis
 
     print_diagnosis()
+
+
+@data.command("status")
+def data_status() -> None:
+    """Show which official files are here, where they belong, their sizes, and whether their checksums are right.
+
+    Example:
+
+      infinitevl-bench data status
+    """
+    from .eval.data_command import print_status
+
+    print_status()
+
+
+@data.command("make-synthetic")
+def data_make_synthetic(
+    benchmark: Annotated[list[str] | None, typer.Argument(help="Benchmarks; all of them without it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("synthetic"),
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each.")] = 200,
+    level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the pages.")] = 0,
+) -> None:
+    """Write the synthetic twins of benchmarks, in the official files' columns.
+
+    Example:
+
+      infinitevl-bench data make-synthetic MME DocVQA --questions 50
+    """
+    from .eval.data_command import make_synthetic
+
+    make_synthetic(benchmark or (), out, questions=questions, level=level, seed=seed)
 
 
 @bench.command("ops")

@@ -37,13 +37,19 @@ def _mixers(_: Path) -> Rows:
 
 
 def _benchmarks(_: Path) -> Rows:
-    from .eval.benchmarks import BENCHMARKS
+    from .eval.benchmarks import ALL, SUITES
 
     rows = [
-        (benchmark.name, benchmark.dataset, benchmark.artifact, benchmark.family or "official file only")
-        for benchmark in BENCHMARKS.values()
+        (
+            benchmark.name,
+            benchmark.dataset,
+            next((suite for suite, names in SUITES.items() if benchmark.name in names), "no answers: submission file"),
+            benchmark.artifact,
+            benchmark.family,
+        )
+        for benchmark in ALL.values()
     ]
-    return ("benchmark", "VLMEvalKit's name", "artifact", "synthetic twin drawn by"), rows
+    return ("benchmark", "VLMEvalKit's name", "suite", "artifact", "synthetic twin drawn by"), rows
 
 
 def _presets(_: Path) -> Rows:

@@ -12,8 +12,9 @@ import csv
 import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -85,20 +86,42 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def read_tsv(path: Path, columns: Sequence[str] = ("index", "image", "question", "answer")) -> "pd.DataFrame":
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be asked.
+
+    Attributes:
+        number: Its place in the file, from 1, without the heading.
+        reason: What is wrong with it, in words.
+    """
+
+    number: int
+    reason: str
+
+
+def read_tsv(
+    path: Path,
+    columns: Sequence[str] = ("index", "image", "question", "answer"),
+    *,
+    bad: list[BadRow] | None = None,
+    root: Path | None = None,
+    answers: bool = True,
+) -> "pd.DataFrame":
     """Read a benchmark file and check every row.
 
     Args:
         path: The file.
         columns: Columns that must be there; others are kept.
+        bad: Where bad rows are listed, which are then left out; without it the first one is an error.
+        root: Folder that files named by ``image_path`` and ``video_path`` must be in; they are not looked at if None.
+        answers: Whether the rows may have answers.
 
     Returns:
         One row a question, every cell a string, images as they stand in the file.
 
     Raises:
-        UserError: Naming the file and row (counted from 1, without the heading): missing columns or
-            empty cells in them, an index
-            used twice, an image that cannot be decoded, that refers to no row, or of more than `MAX_PIXELS`.
+        UserError: Naming the file and what is wrong with it: missing columns, or, with its number, a bad row
+            (`bad_rows`).
     """
     import pandas as pd
 
@@ -123,50 +146,107 @@ def read_tsv(path: Path, columns: Sequence[str] = ("index", "image", "question",
         raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
     if frame.empty:
         raise UserError(f"{path} has a heading but no rows; download it again")
-    _check_cells(path, frame, columns)
-    if "index" in frame.columns:
-        _check_index(path, frame["index"].tolist())
-    if "image" in frame.columns:
-        _check_images(path, frame)
-    return frame
+    found = bad_rows(frame, columns, root, answers=answers)
+    if found and bad is None:
+        raise UserError(f"{path}, row {found[0].number}: {found[0].reason}; mend or remove the row")
+    if bad is not None:
+        bad += found
+    return frame.drop(index=[one.number - 1 for one in found])
 
 
-def _check_cells(path: Path, frame: "pd.DataFrame", columns: Sequence[str]) -> None:
-    for name in columns:
-        empty = (frame[name] == "").to_numpy().nonzero()[0]
-        if len(empty):
-            raise UserError(f"{path}, row {empty[0] + 1}: column {name} is empty; mend or remove the row")
+def bad_rows(frame: "pd.DataFrame", columns: Sequence[str], root: Path | None, *, answers: bool = True) -> list[BadRow]:
+    """Find the rows of a benchmark file that cannot be asked, with the first reason of each.
 
+    Bad is a row with an empty cell where there must be something, an index used before, an image that cannot be
+    decoded, refers to no row or has more than `MAX_PIXELS`, a file outside ``root`` or not there, or an answer where
+    none may be.
 
-def _check_index(path: Path, indices: list[str]) -> None:
+    Args:
+        frame: The rows.
+        columns: Columns in which no cell may be empty.
+        root: Folder that files named by the rows must be in; None leaves them unchecked.
+        answers: Whether the rows may have answers.
+    """
+    table = {str(name): frame[name].tolist() for name in frame.columns}
+    whole = {
+        str(index)
+        for index, cell in zip(table.get("index", ()), table.get("image", ()), strict=False)
+        if isinstance(cell, list) or len(str(cell)) > REFERENCE_LENGTH
+    }
     seen: dict[str, int] = {}
-    for number, index in enumerate(indices, start=1):
-        if index in seen:
-            raise UserError(
-                f"{path}, row {number}: index {index} is used in row {seen[index]} too; give each row its own"
-            )
-        seen[index] = number
+    found = []
+    for position in range(len(frame)):
+        row = {name: cells[position] for name, cells in table.items()}
+        reason = (
+            _empty_cell(row, columns)
+            or _repeated_index(row, seen, position + 1)
+            or _unwanted_answer(row, answers)
+            or _unreadable_image(row, whole)
+            or (_misplaced_file(row, root) if root is not None else None)
+        )
+        if reason:
+            found.append(BadRow(position + 1, reason))
+    return found
 
 
-def _check_images(path: Path, frame: "pd.DataFrame") -> None:
-    cells = frame["image"].tolist()
-    whole = (
-        {index for index, cell in zip(frame["index"], cells, strict=True) if len(cell) > REFERENCE_LENGTH}
-        if "index" in frame.columns
-        else set()
-    )
-    for number, cell in enumerate(cells, start=1):
-        if len(cell) <= REFERENCE_LENGTH:
-            if cell not in whole:
-                raise UserError(
-                    f"{path}, row {number}: the image {cell!r} is neither base64 nor the index of a row with one"
-                )
+def _empty_cell(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    empty = next((name for name in columns if name in row and not _filled(row[name])), None)
+    return None if empty is None else f"column {empty} is empty"
+
+
+def _filled(cell: Any) -> bool:
+    # A table that pandas has read with its defaults says NaN, which is unequal to itself, for an empty cell.
+    return bool(cell != "" and cell is not None and cell == cell)
+
+
+def _repeated_index(row: Mapping[str, Any], seen: dict[str, int], number: int) -> str | None:
+    if "index" not in row:
+        return None
+    first = seen.setdefault(str(row["index"]), number)
+    return None if first == number else f"index {row['index']} is used in row {first} too"
+
+
+def _unwanted_answer(row: Mapping[str, Any], answers: bool) -> str | None:
+    if answers or not _filled(row.get("answer", "")):
+        return None
+    return "it has an answer, and this split has none; the file is not what its name says"
+
+
+def _unreadable_image(row: Mapping[str, Any], whole: set[str]) -> str | None:
+    cell = row.get("image", "")
+    if not _filled(cell):
+        return None
+    if isinstance(cell, str) and len(cell) <= REFERENCE_LENGTH:
+        return None if cell in whole else f"the image {cell!r} is neither base64 nor the index of a row with one"
+    try:
+        for text in cell if isinstance(cell, list) else _images_of(cell):
+            _verify(text)
+    except ValueError as error:
+        return f"the image is {error}"
+    return None
+
+
+def _misplaced_file(row: Mapping[str, Any], root: Path) -> str | None:
+    """Say that a file of a row lies outside the root, or, where the row needs it, is not there."""
+    inside = root.resolve()
+    for column, needed in (("image_path", not _filled(row.get("image", ""))), ("video_path", True)):
+        cell = row.get(column, "")
+        if not _filled(cell):
             continue
-        try:
-            for text in _images_of(cell):
-                _verify(text)
-        except ValueError as error:
-            raise UserError(f"{path}, row {number}: the image is {error}; mend or remove the row") from None
+        for name in cell if isinstance(cell, list) else _paths_of(str(cell)):
+            path = (inside / name).resolve()
+            if not path.is_relative_to(inside):
+                return f"{column} {name!r} is outside of the data's folder {root}"
+            if needed and not (path.is_file() or (inside / "images" / name).is_file()):
+                return f"{column} {name!r} is not in {root}"
+    return None
+
+
+def _paths_of(cell: str) -> list[str]:
+    try:
+        return _images_of(cell)
+    except ValueError:
+        return [cell]
 
 
 def _images_of(cell: str) -> list[str]:

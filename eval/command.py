@@ -1,7 +1,7 @@
-"""The `eval` command: one model on one benchmark, kept as a run of its own."""
+"""The `eval` command: one model on benchmarks, each kept as a run of its own."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,43 +10,31 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..errors import UserError
-from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
-from ..records import Record, RunFolder, RunSpec, file_digest, finished_runs, package_path
-from .benchmarks import Benchmark, find_benchmark
-from .sources import QUESTIONS, Split, choose_split, official_path
+from ..errors import UserError, unknown_name
+from ..records import Record, RunFolder, RunSpec
+from .benchmarks import Benchmark, find_benchmark, find_suite
+from .choosing import choose_model, data_hash, weights_hash
+from .sources import QUESTIONS, Split, check_questions, choose_split
 
 if TYPE_CHECKING:
     from ..models.checkpoints import LoadedModel
     from .runner import EvalResult
-
-BEST = "best"
-"""As a model: the finished `ablate` run that scored best."""
+    from .team import Team
 
 MEANINGS = {
     "score": "score",
     "blind": "baseline: the same model, grey picture",
     "page_value": "baseline: naming any value on the page",
 }
+STYLES = ("dataset", "qwen")
 
 
-def run_eval(
-    benchmark: str,
-    *,
-    model: str | None,
-    data: str,
-    limit: int | None,
-    batch_size: int,
-    level: int,
-    seed: int,
-    device: str,
-    runs: Path,
-) -> "EvalResult":
-    """Evaluate a model, or show what an earlier call with the same request found.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `eval` is asked for, of every benchmark alike.
 
-    Args:
-        benchmark: The paper's or VLMEvalKit's name.
-        model: Folder, run, preset or hub id, or `BEST`; None takes the model that the package ships.
+    Attributes:
+        model: Folder, run, preset or hub id, or ``best``; None takes the model that the package ships.
         data: auto, official or synthetic.
         limit: About how many questions; all, or `sources.QUESTIONS` synthetic ones, if None.
         batch_size: Questions at a time.
@@ -54,180 +42,203 @@ def run_eval(
         seed: Of synthetic pages.
         device: auto, cpu or cuda.
         runs: Folder of all runs.
+        prompts: dataset or qwen: see `vlmevalkit.STYLES`.
+        min_pixels: Smallest area of a picture; the model's own if None.
+        max_pixels: Largest area of a picture; the model's own if None.
+        frames: Frames of a video.
+        judge: A judge that VLMEvalKit knows; exact matching if None.
+        blind: Whether the blind baseline is asked too.
+        max_bad: How many rows of a file may be bad.
+    """
+
+    model: str | None
+    data: str
+    limit: int | None
+    batch_size: int
+    level: int
+    seed: int
+    device: str
+    runs: Path
+    prompts: str = "dataset"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    frames: int = 64
+    judge: str | None = None
+    blind: bool = True
+    max_bad: int = 0
+
+
+def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request) -> list["EvalResult"]:
+    """Evaluate a model on benchmarks, or on those of a suite.
 
     Raises:
-        UserError: For unknown names, missing data, or a model that cannot be loaded.
+        UserError: For unknown names, missing data, or a model that cannot be loaded, before the first question.
     """
-    found = find_benchmark(benchmark)
-    split = choose_split(found, data)
-    console = Console()
-    reference = _reference(model, found, runs, console)
-
-    from ..models.device import resolve_device
-
-    device = resolve_device(device)
-    loaded = None
-    weights = _fingerprint(reference)
-    if weights is None:
-        loaded = _load(reference, device)
-        weights = f"hub:{getattr(loaded.model.config, '_commit_hash', None) or reference}"
-    spec = RunSpec(
-        kind="eval",
-        arguments={
-            "benchmark": found.name,
-            "model": Path(reference).name,
-            "weights": weights,
-            "data": split,
-            "data_sha256": _data_hash(found, split, runs / "data", limit, seed, level),
-            "limit": limit if split == "official" else limit or QUESTIONS,
-            "seed": seed if split == "synthetic" else None,
-            "level": level if split == "synthetic" else None,
-            "batch_size": batch_size,
-            "device": device,
-            "vlmevalkit": metadata.version("ms-vlmeval"),
-        },
-    )
-    with RunFolder(runs, spec) as folder:
-        if folder.finished:
-            result = _finished(folder, found, split)
-            console.print(f"already evaluated in {folder.path}; shown again", highlight=False, soft_wrap=True)
-        else:
-            result = _run(
-                folder, loaded or _load(reference, device), found, split, limit, seed, level, batch_size, runs
-            )
-    _show(console, result, spec)
-    return result
+    if bool(benchmarks) == bool(suite):
+        raise UserError("name benchmarks, or a --suite, and not both; `infinitevl-bench list benchmarks` shows them")
+    if request.prompts not in STYLES:
+        raise unknown_name("wording of prompts", request.prompts, STYLES)
+    found = [find_benchmark(name) for name in (find_suite(suite) if suite else benchmarks)]
+    for benchmark in found:
+        if choose_split(benchmark, request.data) == "synthetic":
+            check_questions(request.limit or QUESTIONS)
+    session = _Session(request)
+    results = [session.evaluate(benchmark) for benchmark in found]
+    if len(results) > 1:
+        _show_summary(session.console, results)
+    return results
 
 
-def _run(
-    folder: RunFolder,
-    loaded: "LoadedModel",
-    benchmark: Benchmark,
-    split: Split,
-    limit: int | None,
-    seed: int,
-    level: int,
-    batch_size: int,
-    runs: Path,
-) -> "EvalResult":
-    from ..models.accounting import state_elements
-    from ..models.device import device_name
-    from .runner import evaluate
+class _Session:
+    """One request on this process: its place in the team, and the model, loaded when it is first needed."""
 
-    folder.write_environment(device_name(loaded.model.device.type))
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = {kind: bars.add_task(kind, total=None) for kind in ("sighted", "blind")}
-        result = evaluate(
-            loaded.model,
-            loaded.processor,
-            benchmark.name,
-            data=split,
-            limit=limit,
-            seed=seed,
-            level=level,
-            folder=folder,
-            data_root=runs / "data",
-            batch_size=batch_size,
-            model_name=loaded.name,
-            progress=lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total),
+    def __init__(self, request: Request) -> None:
+        from ..models.device import resolve_device
+        from .team import join_team
+
+        self.request = request
+        self.team: Team
+        self.team, self.device = join_team(resolve_device(request.device))
+        self.console = Console(quiet=not self.team.leads)
+        self._loaded: dict[str, LoadedModel] = {}
+
+    def evaluate(self, benchmark: Benchmark) -> "EvalResult":
+        """Evaluate the model on one benchmark, or show what an earlier call with the same request found."""
+        request = self.request
+        split = choose_split(benchmark, request.data)
+        reference = choose_model(request.model, benchmark, request.runs, self.console)
+        spec = self._spec(benchmark, split, reference)
+        folder = RunFolder(request.runs, spec)
+        if not self.team.leads:
+            self.team.wait()
+            return self._result(folder, benchmark, split, reference)
+        with folder:
+            self.team.wait()
+            result = self._result(folder, benchmark, split, reference)
+        _show(self.console, result, spec)
+        return result
+
+    def _spec(self, benchmark: Benchmark, split: Split, reference: str) -> RunSpec:
+        request = self.request
+        weights = weights_hash(reference)
+        if weights is None:
+            config = self._load(reference).model.config
+            weights = f"hub:{getattr(config, '_commit_hash', None) or reference}"
+        data = data_hash(benchmark, split, request.runs / "data", request.limit, request.seed, request.level)
+        return RunSpec(
+            kind="eval",
+            arguments={
+                "benchmark": benchmark.name,
+                "model": Path(reference).name,
+                "weights": weights,
+                "data": split,
+                "data_sha256": data,
+                "limit": request.limit if split == "official" else request.limit or QUESTIONS,
+                "seed": request.seed if split == "synthetic" else None,
+                "level": request.level if split == "synthetic" else None,
+                "batch_size": request.batch_size,
+                "device": self.device.partition(":")[0],
+                "prompts": request.prompts,
+                "pixels": [request.min_pixels, request.max_pixels],
+                "frames": request.frames if benchmark.video else None,
+                "judge": request.judge,
+                "blind": request.blind,
+                "max_bad": request.max_bad,
+                "vlmevalkit": metadata.version("ms-vlmeval"),
+            },
         )
-    extra = {"weights": "random" if loaded.random_weights else "trained"}
-    elements = state_elements(loaded.model.config)
-    result.records = [
-        record.model_copy(update={"run_id": folder.spec.id, "state_elements": elements, "extra": record.extra | extra})
-        for record in result.records
-    ]
-    folder.finish(result.records, status="ok")
-    return result
+
+    def _result(self, folder: RunFolder, benchmark: Benchmark, split: Split, reference: str) -> "EvalResult":
+        finished = folder.finished
+        # No process may finish before all have looked.
+        self.team.wait()
+        if not finished:
+            return self._run(folder, benchmark, split, reference)
+        self.console.print(f"already evaluated in {folder.path}; shown again", highlight=False, soft_wrap=True)
+        return _finished(folder, benchmark, split)
+
+    def _run(self, folder: RunFolder, benchmark: Benchmark, split: Split, reference: str) -> "EvalResult":
+        from ..models.accounting import state_elements
+        from ..models.device import device_name
+        from .predictions import PredictionCache
+        from .runner import Asking, evaluate
+
+        request, loaded = self.request, self._load(reference)
+        if self.team.leads:
+            folder.write_environment(device_name(loaded.model.device.type))
+        arguments = folder.spec.arguments
+        identity = f"{arguments['weights']} {loaded.model.dtype} {device_name(loaded.model.device.type)}"
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+            tasks = {kind: bars.add_task(kind, total=None) for kind in ("sighted", "blind")}
+            result = evaluate(
+                loaded.model,
+                loaded.processor,
+                benchmark.name,
+                data=split,
+                limit=request.limit,
+                seed=request.seed,
+                level=request.level,
+                folder=folder,
+                data_root=request.runs / "data",
+                asking=Asking(
+                    batch_size=request.batch_size,
+                    style="qwen" if request.prompts == "qwen" else "dataset",
+                    frames=request.frames,
+                    blind=request.blind,
+                    judge=request.judge,
+                    max_bad=request.max_bad,
+                ),
+                model_name=loaded.name,
+                progress=lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total),
+                team=self.team,
+                cache=PredictionCache(request.runs / "cache" / "predictions", identity, arguments["data_sha256"]),
+            )
+        if self.team.leads:
+            extra = {"weights": "random" if loaded.random_weights else "trained"}
+            shared = {"run_id": folder.spec.id, "state_elements": state_elements(loaded.model.config)}
+            result.records = [
+                record.model_copy(update=shared | {"extra": record.extra | extra}) for record in result.records
+            ]
+            folder.finish(result.records, status="ok")
+        return result
+
+    def _load(self, reference: str) -> "LoadedModel":
+        if reference not in self._loaded:
+            self._loaded = {reference: load(reference, self.device, self.request.min_pixels, self.request.max_pixels)}
+        return self._loaded[reference]
 
 
-def _load(reference: str, device: str) -> "LoadedModel":
+def load(reference: str, device: str, min_pixels: int | None, max_pixels: int | None) -> "LoadedModel":
+    """Load a model and its processor, without a progress bar."""
     from transformers.utils import logging
 
     from ..models.checkpoints import load_model
 
     # Weights are read in a moment, and the bar would stand above a message.
     logging.disable_progress_bar()
-    return load_model(reference, device=device)
+    return load_model(reference, device=device, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def _finished(folder: RunFolder, benchmark: Benchmark, split: Split) -> "EvalResult":
     from .runner import EvalResult, predictions_name
 
-    return EvalResult(benchmark, split, folder.records(), folder.rows(predictions_name(benchmark, split)))
-
-
-def _reference(model: str | None, benchmark: Benchmark, runs: Path, console: Console) -> str:
-    """What to load, named to the user where they left it open."""
-    if model == BEST:
-        return _best_run(benchmark, runs, console)
-    if model is None:
-        console.print(
-            f"model: {SHIPPED}, the small full-attention model that the package ships, trained on synthetic pages; "
-            f"--model {BEST} takes the best finished run",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return model or SHIPPED
-
-
-def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:
-    """The finished training run that scored best on the benchmark; where none was scored on it, by its mean score."""
-    candidates: list[tuple[bool, float, Path]] = []
-    for folder, result in finished_runs(runs):
-        if not folder.name.startswith("ablate-") or not (folder / "model" / "config.json").is_file():
-            continue
-        scores = [record for record in result["records"] if record.get("metric") == "score"]
-        own = [float(record["value"]) for record in scores if record.get("benchmark") == benchmark.name]
-        values = own or [float(record["value"]) for record in scores]
-        if values:
-            candidates.append((bool(own), sum(values) / len(values), folder))
-    if not candidates:
-        raise UserError(
-            f"no finished run in {runs}; train one with `infinitevl-bench ablate --mixer gated_deltanet`, "
-            "or name a --model"
-        )
-    own_score, value, folder = max(candidates, key=lambda candidate: candidate[:2])
-    what = f"{value:.1f} % on {benchmark.name}" if own_score else f"{value:.1f} % on average"
-    console.print(f"model: {folder}, the best finished run ({what})", highlight=False, soft_wrap=True)
-    return str(folder)
-
-
-def _fingerprint(reference: str) -> str | None:
-    """What tells these weights from others without loading them; None for a hub's, known only once loaded."""
-    path = Path(reference)
-    path = path / "model" if (path / "model" / "config.json").exists() else path
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if files:
-        return _hash(*files, path / "config.json")
-    if reference == SHIPPED:
-        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
-    from ..models.presets import PRESETS
-
-    return f"preset:{reference}" if reference in PRESETS else None
-
-
-def _data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None, seed: int, level: int) -> str:
-    if split == "official":
-        return _hash(official_path(benchmark))
-    from .synthetic import synthetic_tsv
-
-    return _hash(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level))
-
-
-def _hash(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; mend it, or name another") from None
-    return digest.hexdigest()
+    submission = next(iter(folder.path.glob("submission-*")), None)
+    rows = folder.rows(predictions_name(benchmark, split))
+    return EvalResult(benchmark, split, folder.records(), rows, submission)
 
 
 def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
+    benchmark = result.benchmark
+    if not benchmark.answers:
+        console.print(
+            f"{benchmark.name}: {len(result.predictions)} predictions; its answers are not public, so there is no "
+            f"score. For its server: {result.submission}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(_data_line(benchmark, result.split, spec.arguments), highlight=False, soft_wrap=True)
+        return
     first = result.records[0]
     table = Table(
         box=None, pad_edge=False, header_style="bold", title=f"{first.benchmark} · {first.model}", title_justify="left"
@@ -237,7 +248,9 @@ def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
     for record in result.records:
         table.add_row(MEANINGS[record.metric], f"{record.value:.1f}", _interval(record), str(record.n))
     console.print(table)
-    console.print(_data_line(result, spec.arguments), highlight=False, soft_wrap=True)
+    console.print(_data_line(benchmark, result.split, spec.arguments), highlight=False, soft_wrap=True)
+    if bad := first.extra.get("bad_rows"):
+        console.print(f"bad rows left out: {bad}; they are listed in {spec.id}/bad_rows.jsonl", highlight=False)
     if first.extra.get("weights") == "random":
         console.print(
             "weights: RANDOM; nothing was trained, so these numbers say nothing about a model", soft_wrap=True
@@ -246,18 +259,30 @@ def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
         console.print("weights: read from the checkpoint", soft_wrap=True)
 
 
+def _show_summary(console: Console, results: Sequence["EvalResult"]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="all benchmarks", title_justify="left")
+    for heading in ("benchmark", "data", "score", "95 % interval", "n"):
+        table.add_column(heading, justify="left" if heading in ("benchmark", "data") else "right")
+    for result in results:
+        score = next((record for record in result.records if record.metric == "score"), None)
+        value = ("no score", "", str(len(result.predictions)))
+        if score is not None:
+            value = (f"{score.value:.1f} {score.unit}", _interval(score), str(score.n))
+        table.add_row(result.benchmark.name, result.split, *value)
+    console.print(table)
+
+
 def _interval(record: Record) -> str:
     return "" if record.ci_low is None or record.ci_high is None else f"{record.ci_low:.1f} to {record.ci_high:.1f}"
 
 
-def _data_line(result: "EvalResult", arguments: Mapping[str, Any]) -> str:
-    dataset = result.records[0].extra["dataset"]
-    if result.split == "official":
+def _data_line(benchmark: Benchmark, split: Split, arguments: Mapping[str, Any]) -> str:
+    if split == "official":
         limit = arguments["limit"]
-        return f"data: official {dataset}" + (
+        return f"data: official {benchmark.dataset}" + (
             f", {limit} questions spread over it" if limit is not None else ", all of it"
         )
     return (
-        f"data: SYNTHETIC {dataset}, our own pages (level {arguments['level']}, seed {arguments['seed']}); "
+        f"data: SYNTHETIC {benchmark.twin}, our own pages (level {arguments['level']}, seed {arguments['seed']}); "
         "not comparable with published scores"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .videos import Clip
 from .vlmevalkit import Message
 
 GREY = (128, 128, 128)
@@ -29,17 +30,37 @@ class Answer:
 
 
 def blinded(message: Message) -> Message:
-    """The same prompt with every picture replaced by uniform grey of the same size."""
+    """The same prompt with every picture, and every frame of a video, replaced by uniform grey of the same size."""
+
+    def grey(picture: Image.Image) -> Image.Image:
+        return Image.new("RGB", picture.size, GREY)
+
+    def blind(part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] == "image":
+            return {"type": "image", "value": grey(part["value"])}
+        if part["type"] == "video":
+            clip: Clip = part["value"]
+            return {"type": "video", "value": Clip([grey(frame) for frame in clip.frames], clip.fps)}
+        return part
+
+    return [blind(part) for part in message]
+
+
+def pictures_of(message: Message) -> list[Image.Image]:
+    """All pictures of a prompt and all frames of its videos, in order."""
     return [
-        {"type": "image", "value": Image.new("RGB", part["value"].size, GREY)} if part["type"] == "image" else part
+        picture
         for part in message
+        if part["type"] != "text"
+        for picture in ([part["value"]] if part["type"] == "image" else part["value"].frames)
     ]
 
 
 def chat_text(processor: Any, message: Message) -> str:
     """The prompt in the processor's chat template, ready for the answer."""
     content = [
-        {"type": "image"} if part["type"] == "image" else {"type": "text", "text": part["value"]} for part in message
+        {"type": "text", "text": part["value"]} if part["type"] == "text" else {"type": part["type"]}
+        for part in message
     ]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -51,7 +72,7 @@ def batches(processor: Any, messages: Sequence[Message], size: int) -> Iterator[
     """Positions of messages in batches of about equal prompt length; a function of the messages alone."""
 
     def length(position: int) -> tuple[int, int]:
-        pictures = [part["value"] for part in messages[position] if part["type"] == "image"]
+        pictures = pictures_of(messages[position])
         words = sum(
             len(processor.tokenizer(part["value"])["input_ids"])
             for part in messages[position]
@@ -65,7 +86,9 @@ def batches(processor: Any, messages: Sequence[Message], size: int) -> Iterator[
 
 
 @torch.inference_mode()
-def answer(model: Any, processor: Any, messages: Sequence[Message], max_new_tokens: int) -> list[Answer]:
+def answer(
+    model: Any, processor: Any, messages: Sequence[Message], max_new_tokens: int, min_pixels: int | None = None
+) -> list[Answer]:
     """Answer a batch of prompts greedily.
 
     Args:
@@ -73,17 +96,11 @@ def answer(model: Any, processor: Any, messages: Sequence[Message], max_new_toke
         processor: Its ``Qwen2_5_VLProcessor``.
         messages: The prompts.
         max_new_tokens: Longest answer.
+        min_pixels: Smallest area of a picture, in pixels, in the place of a larger one of the processor's.
     """
     start = time.perf_counter()
     tokenizer = processor.tokenizer
-    pictures = [part["value"] for message in messages for part in message if part["type"] == "image"]
-    inputs = processor(
-        text=[chat_text(processor, message) for message in messages],
-        images=pictures or None,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    ).to(model.device)
+    inputs = encode(processor, messages, min_pixels).to(model.device)
     produced = model.generate(
         **inputs,
         do_sample=False,
@@ -104,3 +121,32 @@ def answer(model: Any, processor: Any, messages: Sequence[Message], max_new_toke
         text = tokenizer.decode(row[:ended], skip_special_tokens=True).strip()
         answers.append(Answer(text, min(ended + 1, len(row)), round(latency, 3)))
     return answers
+
+
+def encode(processor: Any, messages: Sequence[Message], min_pixels: int | None = None) -> Any:
+    """What the model takes of a batch of prompts, padded on the left; arguments are those of `answer`."""
+    pictures = [part["value"] for message in messages for part in message if part["type"] == "image"]
+    clips = [part["value"] for message in messages for part in message if part["type"] == "video"]
+    options: dict[str, Any] = {}
+    limits = processor.image_processor.size
+    if pictures and min_pixels is not None and min_pixels < limits["shortest_edge"]:
+        size = {"shortest_edge": min_pixels, "longest_edge": limits["longest_edge"]}
+        options["images_kwargs"] = {"size": size}
+    if clips:
+        options["videos"] = [clip.frames for clip in clips]
+        options["videos_kwargs"] = {
+            "do_resize": False,
+            "do_sample_frames": False,
+            "video_metadata": [clip.metadata for clip in clips],
+        }
+        if hasattr(processor.video_processor, "cap_pixels_per_frame"):
+            # Some releases warn unless this is said; frames have been resized already.
+            options["videos_kwargs"]["cap_pixels_per_frame"] = False
+    return processor(
+        text=[chat_text(processor, message) for message in messages],
+        images=pictures or None,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        **options,
+    )

@@ -18,10 +18,23 @@ MOST_QUESTIONS = 10_000
 
 
 def official_path(benchmark: Benchmark) -> Path:
-    """Where VLMEvalKit looks for the official file: in $LMUData if that is a folder, else in ~/LMUData."""
+    """Where the official file belongs.
+
+    Pictures: where VLMEvalKit looks, in $LMUData if that is a folder, else in ~/LMUData. Videos: the table and its
+    folder of videos where VLMEvalKit has unpacked them in the hub's cache, or in a folder of that name in LMUData.
+    """
+    if benchmark.repository is not None and (cached := _in_hub_cache(benchmark)) is not None:
+        return cached
     wanted = os.environ.get("LMUData")  # noqa: SIM112
     root = Path(wanted) if wanted and Path(wanted).exists() else Path.home() / "LMUData"
-    return root / f"{benchmark.dataset}.tsv"
+    return root / (benchmark.dataset if benchmark.video else "") / f"{benchmark.dataset}.tsv"
+
+
+def _in_hub_cache(benchmark: Benchmark) -> Path | None:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    folder = hub / f"datasets--{str(benchmark.repository).replace('/', '--')}"
+    return next(iter(sorted(folder.glob(f"**/{benchmark.dataset}.tsv"))), None)
 
 
 def check_questions(questions: int) -> int:
@@ -39,18 +52,17 @@ def choose_split(benchmark: Benchmark, data: str) -> Split:
     """Whose data ``data`` means for this benchmark here: auto takes the official file if it is there.
 
     Raises:
-        UserError: For another word, or a kind of data that this benchmark does not have here.
+        UserError: For another word, or an official file that is not there.
     """
     if data not in DATA:
         raise UserError(f"unknown data {data!r}; use auto, official or synthetic")
+    if data == "synthetic":
+        return "synthetic"
     path = official_path(benchmark)
-    if data == "official" or (data == "auto" and path.is_file()):
-        if not path.is_file():
-            mend = "or use --data synthetic" if benchmark.family else "it is not downloaded for you"
-            raise UserError(f"no official {benchmark.dataset} at {path}; put VLMEvalKit's file there, {mend}")
+    if path.is_file():
         return "official"
-    if benchmark.family is None:
+    if data == "official":
         raise UserError(
-            f"{benchmark.name} has no synthetic twin, and there is no official file at {path}; put VLMEvalKit's there"
+            f"no official {benchmark.dataset} at {path}; put VLMEvalKit's file there, or use --data synthetic"
         )
     return "synthetic"

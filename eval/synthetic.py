@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from ..data.families import generate_page
-from ..data.pages import Page, Question
+from ..data.pages import Page
 from ..data.tsv import encode_image, write_tsv
-from ..errors import UserError
 from ..records import atomic_write, locked, package_path
-from .benchmarks import BENCHMARKS, Benchmark
+from .benchmarks import Benchmark
 from .sources import check_questions
+from .twin_rows import pages_for, rows_of
+from .twin_videos import SCENES, video_row, write_video
 
 SPLIT = "test"
-OPTIONS = ("A", "B", "C", "D")
-
-# TextVQA's score wants at least three of the other nine annotators to agree, so each answer stands for all ten.
-ANNOTATORS = 10
+VIDEO_FOLDER = "video"
+"""Where Video-MME's class looks for its videos, beside the table."""
 
 
 def synthetic_tsv(benchmark: Benchmark, root: Path, *, questions: int, seed: int, level: int) -> tuple[Path, Path]:
     """Draw the synthetic twin of a benchmark, or find it where an earlier call left it.
 
     Args:
-        benchmark: One with a page family.
+        benchmark: Any.
         root: Folder that holds all twins.
-        questions: How many questions; each is about a page of its own, from the test split.
+        questions: How many questions; each is about a page of its own, from the test split, but that MME asks two
+            about each.
         seed: Of the pages.
         level: Difficulty, 1 to 4.
 
@@ -37,20 +37,17 @@ def synthetic_tsv(benchmark: Benchmark, root: Path, *, questions: int, seed: int
         The table, and the ``.pages.jsonl`` beside it: a line an index with the values that stand on the page.
 
     Raises:
-        UserError: If the benchmark has no twin, for too many questions, or if the files cannot be written. Damaged
-            files are drawn again.
+        UserError: For too many questions, or if the files cannot be written. Damaged files are drawn again.
     """
-    if benchmark.family is None:
-        known = ", ".join(one.name for one in BENCHMARKS.values() if one.family)
-        raise UserError(f"{benchmark.name} has no synthetic twin; those that have one: {known}")
     key = _request_key(benchmark, check_questions(questions), seed, level)
-    table = root / f"{benchmark.twin}-{key}.tsv"
-    sidecar = root / f"{benchmark.twin}-{key}.pages.jsonl"
-    digest = root / f"{benchmark.twin}-{key}.sha256"
-    with locked(root / f".{benchmark.twin}-{key}.lock"):
+    name = f"{benchmark.twin}-{key}"
+    # Videos are files beside their table, so each such twin has a folder.
+    folder = root / name if benchmark.video else root
+    table, sidecar, digest = (folder / f"{name}.{kind}" for kind in ("tsv", "pages.jsonl", "sha256"))
+    with locked(root / f".{name}.lock"):
         # The digest is written last: where it fits, both are whole and as they were drawn.
         if not digest.is_file() or digest.read_bytes() != _digest(table, sidecar):
-            rows, values = _draw(benchmark, questions, seed, level)
+            rows, values = _draw(benchmark, questions, seed, level, folder)
             atomic_write(sidecar, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values))
             write_tsv(table, rows)
             atomic_write(digest, _digest(table, sidecar))
@@ -71,37 +68,32 @@ def page_values(sidecar: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _draw(
-    benchmark: Benchmark, questions: int, seed: int, level: int
+    benchmark: Benchmark, questions: int, seed: int, level: int, folder: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    rows, values = [], []
-    for index in range(questions):
-        page = generate_page(str(benchmark.family), seed=seed, index=index, split=SPLIT, level=level)
-        question = page.questions[index % len(page.questions)]
-        rows.append(_row(benchmark, index, page, question))
-        values.append({"index": index, "values": list(page.values)})
+    rows: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
+    for number in range(pages_for(benchmark, questions)):
+        if benchmark.video:
+            pages = [_page(benchmark, SCENES * number + scene, seed, level) for scene in range(SCENES)]
+            write_video(folder / VIDEO_FOLDER / f"{number:05d}.mp4", pages)
+            new = [video_row(benchmark, number, pages, VIDEO_FOLDER)]
+        else:
+            pages = [_page(benchmark, number, seed, level)]
+            new = rows_of(benchmark, number, pages[0], encode_image(pages[0].image))
+        rows += new
+        values += [{"index": row["index"], "values": [one for page in pages for one in page.values]} for row in new]
     return rows, values
 
 
-def _row(benchmark: Benchmark, index: int, page: Page, question: Question) -> dict[str, Any]:
-    row: dict[str, Any] = {"index": index, "image": encode_image(page.image), "question": question.text}
-    if benchmark.multiple_choice:
-        listed = question.options + ("",) * (len(OPTIONS) - len(question.options))
-        options = dict(zip(OPTIONS, listed, strict=True))
-        letters = [letter for letter, option in options.items() if option == question.answers[0]]
-        if len(letters) != 1:
-            raise ValueError(f"{page.family}: not one option of {question.text!r} is {question.answers[0]!r}")
-        return row | options | {"answer": letters[0], "category": question.kind}
-    answers = list(question.answers)
-    if benchmark.name == "TextVQA":
-        answers = [answer for answer in answers for _ in range(ANNOTATORS)]
-    # Every answer is a list, even one alone: a scorer would read the bare text "[3]" as a list.
-    return row | {"answer": repr(answers)} | ({"category": benchmark.category} if benchmark.category else {})
+def _page(benchmark: Benchmark, index: int, seed: int, level: int) -> Page:
+    return generate_page(benchmark.family, seed=seed, index=index, split=SPLIT, level=level)
 
 
 def _request_key(benchmark: Benchmark, questions: int, seed: int, level: int) -> str:
     """Hash of what is asked for and of the code that draws it: a page drawn otherwise is another page."""
     digest = hashlib.sha256()
-    for path in [*sorted(package_path("data").glob("*.py")), Path(__file__)]:
+    here = [Path(__file__), *(Path(__file__).parent / f"twin_{name}.py" for name in ("rows", "videos"))]
+    for path in [*sorted(package_path("data").glob("*.py")), *here]:
         digest.update(path.read_bytes())
     request = {"twin": benchmark.twin, "family": benchmark.family, "questions": questions, "seed": seed, "level": level}
     digest.update(json.dumps(request, sort_keys=True).encode())

@@ -1,5 +1,8 @@
 """Weights: new models from a preset, models from a folder or a hub, always safetensors and never remote code."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,11 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError, unknown_name
-from ..records import package_path
-from .config import HybridVLConfig, layer_types_of
+from ..records import atomic_write, package_path
+from .config import HybridVLConfig
 from .hybrid import HybridVLForConditionalGeneration
+from .loading import OURS, is_hub_id, open_checkpoint
+from .model_card import model_card
 from .presets import PRESETS, get_preset, vision_tower_config
 from .processor import load_processor
+from .published import PIXEL_LIMITS
 from .shipped import SHIPPED, VISION_TOWER
 
 EMBEDDED_PRESETS = ("tiny", "small")
@@ -30,16 +36,17 @@ class LoadedModel(NamedTuple):
     random_weights: bool
 
 
-def new_model(config: HybridVLConfig, seed: int) -> HybridVLForConditionalGeneration:
+def new_model(config: HybridVLConfig, seed: int, dtype: torch.dtype | None = None) -> HybridVLForConditionalGeneration:
     """Make a model with random weights from a seed; presets that use the shipped vision tower get it, frozen.
 
     Args:
         config: any configuration; the tower is loaded where its geometry is the shipped one's.
         seed: of torch's generator, which is left as it was.
+        dtype: of the weights; float32 if None.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = HybridVLForConditionalGeneration(config)
+        model = HybridVLForConditionalGeneration._from_config(config, dtype=dtype or torch.float32)
     if uses_shipped_tower(config):
         try:
             model.model.visual.load_state_dict(load_file(package_path(*VISION_TOWER)))
@@ -55,67 +62,126 @@ def uses_shipped_tower(config: HybridVLConfig) -> bool:
     return all(ours[key] == value for key, value in vision_tower_config().items())
 
 
-def load_model(reference: str, *, device: str = "cpu", dtype: torch.dtype | None = None, seed: int = 0) -> LoadedModel:
+def load_model(
+    reference: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> LoadedModel:
     """Load a model by preset name (random weights), folder, run folder or hub id.
 
     Args:
         reference: `SHIPPED`, a preset of `models.presets`, a folder with ``config.json`` and safetensors (or a run
-            folder that holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
+            folder that holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``. Folder and hub
+            may hold our format, Qwen2.5-VL's or the published InfiniteVL's.
         device: torch device of the result.
         dtype: of the weights; the checkpoint's own if None.
         seed: for a preset's random weights.
+        min_pixels: smallest area that a picture is resized to, in pixels; if None, what was saved with a model of
+            ours, and the paper's limit for the others.
+        max_pixels: largest such area, likewise.
 
     Raises:
         UserError: if there is no such model, or what is there cannot be read.
     """
+    limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if reference == SHIPPED:
         from .teacher import load_teacher
 
-        model = load_teacher()
-        return LoadedModel(model.to(device=device, dtype=dtype or torch.float32), load_processor(), SHIPPED, False)
+        model = load_teacher().to(device=device, dtype=dtype or torch.float32)
+        return LoadedModel(model, load_processor(**limits), SHIPPED, False)
     if reference in PRESETS:
-        model = new_model(get_preset(reference), seed)
-        model = model.to(device=device, dtype=dtype) if dtype is not None else model.to(device)
         if reference not in EMBEDDED_PRESETS:
             raise UserError(
                 f"preset {reference} has no weights here and no tokenizer; give a folder or a hub id, such as "
                 "Qwen/Qwen2.5-VL-3B-Instruct"
             )
-        return LoadedModel(model.eval(), load_processor(), reference, True)
-    path = Path(reference)
-    if (path / "model" / "config.json").exists():
-        path = path / "model"
-    if not path.exists() and (reference.count("/") != 1 or reference.startswith((".", "/", "~"))):
+        model = new_model(get_preset(reference), seed, dtype).to(device)
+        return LoadedModel(model.eval(), load_processor(**limits), reference, True)
+    path = model_folder(reference)
+    source = str(path) if path.exists() else reference
+    if not path.exists() and not is_hub_id(reference):
         if "/" in reference:
             raise UserError(f"no model at {reference}; give a folder with config.json and *.safetensors")
         raise unknown_name("model", reference, [SHIPPED, *PRESETS])
-    source = str(path) if path.exists() else reference
+    found = open_checkpoint(source)
+    if found.format != OURS:
+        limits = {"min_pixels": min_pixels or PIXEL_LIMITS[0], "max_pixels": max_pixels or PIXEL_LIMITS[1]}
+    processor = load_processor(str(found.folder), **limits)
     try:
-        config = _hybrid_config(source)
         model = HybridVLForConditionalGeneration.from_pretrained(
-            source, config=config, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+            found.folder, config=found.config, dtype=dtype or "auto", device_map={"": device}
         )
-        processor = load_processor(source)
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cannot load a model from {reference}: {reason}; save or download it again", 1) from error
-    return LoadedModel(
-        model.to(device).eval(), processor, path.parent.name if path.name == "model" else path.name, False
-    )
+    name = path.parent.name if path.name == "model" else Path(reference).name
+    return LoadedModel(model.eval(), processor, name, False)
 
 
-def _hybrid_config(source: str) -> HybridVLConfig:
-    """Read a checkpoint's configuration; Qwen2.5-VL's becomes a hybrid without a linear layer."""
-    from transformers import AutoConfig
+def model_folder(reference: str) -> Path:
+    """The folder that a reference means: a run's ``model/``, or itself."""
+    path = Path(reference).expanduser()
+    return path / "model" if (path / "model" / "config.json").exists() else path
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    if isinstance(config, HybridVLConfig):
-        return config
-    if config.model_type != "qwen2_5_vl":
-        raise ValueError(f"its model_type is {config.model_type!r}; known: hybrid_vl, qwen2_5_vl")
-    body = config.to_dict()
-    text = dict(body.pop("text_config"))
-    text["layer_types"] = layer_types_of("F", text["num_hidden_layers"])
-    text.pop("model_type", None)
-    body.pop("model_type", None)
-    return HybridVLConfig(**body | {"text_config": text})
+
+def save_model(
+    model: HybridVLForConditionalGeneration, processor: Any, folder: Path, origin: str, shard_size: str = "5GB"
+) -> None:
+    """Save a model in our format, its processor and a model card beside it; whole, or not at all.
+
+    Args:
+        model: any; saved in its dtype.
+        processor: its processor; None leaves it out.
+        folder: where to; it must not hold anything yet.
+        origin: where the weights come from, in words, for the card.
+        shard_size: largest file, as transformers writes sizes.
+
+    Raises:
+        UserError: if the folder holds something or cannot be written to.
+    """
+    with new_folder(folder) as unfinished:
+        model.save_pretrained(unfinished, max_shard_size=shard_size)
+        if processor is not None:
+            processor.save_pretrained(unfinished)
+        atomic_write(unfinished / "README.md", model_card(model.config, folder.name, origin))
+
+
+class new_folder:  # noqa: N801 - used like a function
+    """A folder that appears under its name only when the block ends well.
+
+    Raises:
+        UserError: if there is something under that name already, or the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError(f"{self.folder} exists already; name a new folder")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.unfinished = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}."))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder.parent}: {error.strerror}; name another folder", 1) from None
+        return self.unfinished
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                # Temporary folders, and weights as safetensors writes them, are private; an export is not.
+                umask = os.umask(0)
+                os.umask(umask)
+                for path in (self.unfinished, *self.unfinished.rglob("*")):
+                    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+                self.unfinished.replace(self.folder)
+        finally:
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise UserError(
+                f"cannot write {self.folder}: {error}; free some space or name another folder", 1
+            ) from error

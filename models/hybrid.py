@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache, Qwen2_5_VLProcessor
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -216,6 +216,31 @@ class HybridVLForConditionalGeneration(HybridVLPreTrainedModel, Qwen2_5_VLForCon
 
         return generate(decoder, *args, **kwargs)
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> "HybridVLForConditionalGeneration":
+        """Load our own checkpoints, Qwen2.5-VL's and the published InfiniteVL's, from a folder or a hub.
+
+        Takes what transformers' method takes. Layer types come from the tensors, no remote code is run, and only
+        safetensors are read.
+
+        Raises:
+            UserError: naming the tensors that are missing, surplus, cut off or of another shape.
+        """
+        from .loading import HUB_ARGUMENTS, open_checkpoint
+
+        fetched: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        found = open_checkpoint(pretrained_model_name_or_path, config, **fetched)
+        kwargs |= {"use_safetensors": True, "trust_remote_code": False}
+        model = super().from_pretrained(
+            found.folder, *args, config=found.config, key_mapping=found.key_mapping, **kwargs
+        )
+        if not isinstance(model, tuple):
+            # Whatever the names were in the files that were read, we write ours.
+            model._weight_conversions = None
+        return model
+
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
     ) -> Any:
@@ -230,3 +255,4 @@ class HybridVLForConditionalGeneration(HybridVLPreTrainedModel, Qwen2_5_VLForCon
 AutoConfig.register(HybridVLTextConfig.model_type, HybridVLTextConfig, exist_ok=True)
 AutoConfig.register(HybridVLConfig.model_type, HybridVLConfig, exist_ok=True)
 AutoModelForImageTextToText.register(HybridVLConfig, HybridVLForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(HybridVLConfig, Qwen2_5_VLProcessor, exist_ok=True)

@@ -21,6 +21,7 @@ OFFICIAL_TITLE = "Published, and measured on the same official data"
 SPLITS_TITLE = "Measured on other official splits"
 # The paper's columns whose answers are not public, and the public split of the same benchmark that `eval` scores.
 HELD_BACK = {"DocVQA_TEST": "DocVQA_VAL", "MMBench_TEST_EN": "MMBench_DEV_EN"}
+STAND_IN_MARK = "†"
 SYNTHETIC_TITLE = "Measured on synthetic data: not comparable with the official benchmarks"
 
 
@@ -71,7 +72,8 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
     other = [r for r in measured if r.split == "official" and r.unit != units.get(dataset_of(r))]
     synthetic = [r for r in measured if r.split == "synthetic"]
     floors = [r for r in evaluation_records(records, BASELINES) if family_of(dataset_of(r)) in families]
-    tables = [_official_table(columns, published, same)]
+    stand_ins = [r for r in other if dataset_of(r) in HELD_BACK.values()]
+    tables = [_official_table(columns, published, same, stand_ins)]
     if other:
         tables.append(_measured_table(SPLITS_TITLE, other, [r for r in floors if r.split == "official"]))
     if synthetic:
@@ -80,6 +82,9 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
         f"Published: as printed; the average is that of the paper. {note}"
         "Measured: 95 % interval in brackets, over seeds where there are several, else over samples."
     )
+    if any(cell.mark for row in tables[0].rows for cell in row.cells):
+        held_back = ", ".join(f"{HELD_BACK[name]} in the place of {name}" for name in columns if name in HELD_BACK)
+        caption += f" {STAND_IN_MARK} This average takes {held_back}, whose answers are not public."
     absent = [name for name in columns if name not in {dataset_of(record) for record in same}]
     missing = [
         Missing(f"Measured on official data: {name}", f"infinitevl-bench eval {name} --data official --model PATH")
@@ -102,7 +107,9 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
     )
 
 
-def _official_table(columns: Sequence[str], published: Sequence[Record], measured: Sequence[Record]) -> Table:
+def _official_table(
+    columns: Sequence[str], published: Sequence[Record], measured: Sequence[Record], stand_ins: Sequence[Record]
+) -> Table:
     units = {r.benchmark: r.unit for r in published if r.metric == "score"}
     headings = (
         Column("Model", numeric=False),
@@ -119,14 +126,24 @@ def _official_table(columns: Sequence[str], published: Sequence[Record], measure
         rows.append(
             Row((text_cell(model), *cells, number_cell(average), text_cell("official"), Cell(NOTHING)), "published")
         )
+    instead = group(stand_ins, _model_key)
     for key, same in sorted(group(measured, _model_key).items(), key=_order):
         found = {name: estimate(part) for name, part in group(same, dataset_of).items()}
-        whole = set(found) == set(columns)
-        average = average_score({name: one.value for name, one in found.items()}) if whole else None
+        public = {name: estimate(part) for name, part in group(instead.get(key, []), dataset_of).items()}
         cells = [estimate_cell(found.get(name), 0 if name == "MME" else 1) for name in columns]
-        row = (text_cell(_label(key)), *cells, number_cell(average), text_cell("official"), _samples(found))
-        rows.append(Row(row, "measured", run_ids(same), _facets(key, "official", same)))
+        row = (text_cell(_label(key)), *cells, _average_cell(columns, found, public), text_cell("official"))
+        rows.append(Row((*row, _samples(found)), "measured", run_ids(same), _facets(key, "official", same)))
     return Table(OFFICIAL_TITLE, headings, tuple(rows))
+
+
+def _average_cell(columns: Sequence[str], found: Mapping[str, Estimate], public: Mapping[str, Estimate]) -> Cell:
+    """The average over all columns; marked where a public split stands for one whose answers are not public."""
+    scores = {name: found.get(name) or public.get(HELD_BACK.get(name, "")) for name in columns}
+    values = {name: one.value for name, one in scores.items() if one is not None}
+    if len(values) < len(columns):
+        return Cell(NOTHING)
+    average = average_score(values)
+    return Cell(f"{average:.1f}", average, mark="" if set(columns) <= set(found) else STAND_IN_MARK)
 
 
 def _measured_table(title: str, measured: Sequence[Record], baselines: Sequence[Record]) -> Table:

@@ -19,8 +19,15 @@ COMMANDS = {
     ("train", "distill-logits"): TRAIN | STUDENT | {"--teacher", "--model"},
     ("train", "sft"): TRAIN | {"--model"},
     ("train", "long-sft"): TRAIN | {"--model"},
-    ("eval",): {"--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--device", "--runs"},
+    ("eval",): {
+        "--suite", "--model", "--data", "--limit", "--batch-size", "--level", "--seed", "--prompts", "--min-pixels",
+        "--max-pixels", "--frames", "--judge", "--blind", "--max-bad", "--device", "--runs",
+    },
+    ("compare",): {"--runs"},
+    ("data", "status"): set(),
+    ("data", "make-synthetic"): {"--out", "--questions", "--level", "--seed"},
     ("report",): {"--out", "--format", "--check", "--runs"},
+    ("convert",): {"--pattern", "--mixer", "--window", "--to", "--seed"},
     ("list",): {"--runs"},
     ("doctor",): set(),
     ("bench", "ops"): {"--mixer", "--length", "--device", "--out"},
@@ -79,7 +86,14 @@ MISTAKES = [
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),
     (("eval", "DocVQA", "--model", "tinny"), "did you mean tiny?"),
     (("eval", "DocVQA", "--model", "best"), "no finished run"),
+    (("eval",), "name benchmarks, or a --suite"),
+    (("eval", "--suite", "papre"), "did you mean paper?"),
+    (("eval", "DocVQA", "--prompts", "qwn"), "did you mean qwen?"),
+    (("compare", "eval-a", "eval-b"), "no finished run eval-a"),
+    (("data", "make-synthetic", "DocVKA"), "did you mean DocVQA"),
     (("report", "table33"), "did you mean table3"),
+    (("convert", "nowhere", "new"), "no model at nowhere"),
+    (("convert", "nowhere", "new", "--to", "infinitvl"), "did you mean infinitevl?"),
 ]
 
 

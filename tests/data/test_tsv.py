@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from infinitevl_bench.data.tsv import MAX_PIXELS, decode_image, encode_image, read_tsv, write_tsv
+from infinitevl_bench.data.tsv import MAX_PIXELS, BadRow, decode_image, encode_image, read_tsv, write_tsv
 from infinitevl_bench.errors import UserError
 from PIL import Image
 
@@ -153,3 +153,41 @@ def test_nothing_is_written_for_bad_rows(tmp_path: Path) -> None:
         write_tsv(path, [])
     assert path.read_bytes() == before
     assert [child.name for child in tmp_path.iterdir()] == ["bench.tsv"]
+
+
+def test_bad_rows_are_listed_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "bench.tsv"
+    rows = [
+        row(0), row(0), row(2, question=""), row(3, image=damaged("bomb")), row(4, image=damaged("truncated png")),
+        row(5, image_path="../outside.png"), row(6, image_path="/etc/passwd"), row(7, image_path="inside/7.png"),
+    ]  # fmt: skip
+    write_tsv(path, [{"image_path": "x.png"} | one for one in rows])
+    bad: list[BadRow] = []
+    frame = read_tsv(path, bad=bad, root=tmp_path)
+    assert frame["index"].tolist() == ["0", "7"]
+    assert [one.number for one in bad] == [2, 3, 4, 5, 6, 7]
+    reasons = "\n".join(one.reason for one in bad)
+    for words in (
+        "index 0 is used in row 1 too", "column question is empty", f"of more than {MAX_PIXELS:,} pixels",
+        "the image is damaged", "image_path '../outside.png' is outside of the data's folder",
+        "image_path '/etc/passwd' is outside",
+    ):  # fmt: skip
+        assert words in reasons
+
+
+def test_a_picture_beside_the_table_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "bench.tsv"
+    (tmp_path / "here.png").write_bytes(b"")
+    write_tsv(
+        path, [{"index": n, "image_path": f"{name}.png", "question": "q"} for n, name in enumerate(["here", "away"])]
+    )
+    bad: list[BadRow] = []
+    read_tsv(path, ["index", "image_path", "question"], bad=bad, root=tmp_path)
+    assert [(one.number, one.reason) for one in bad] == [(2, f"image_path 'away.png' is not in {tmp_path}")]
+
+
+def test_an_answer_where_none_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "bench.tsv"
+    write_tsv(path, [row(0, answer=""), row(1)])
+    with pytest.raises(UserError, match=r"row 2: it has an answer, and this split has none"):
+        read_tsv(path, ["index", "question"], answers=False)

@@ -95,8 +95,9 @@ def process_state() -> Callable[[], dict[str, Any]]:
 def first_import(data_root: Path) -> dict[str, Any]:
     """Imports VLMEvalKit, which takes ten seconds, by opening and scoring a twin; the process before and after."""
     from infinitevl_bench.eval.benchmarks import find_benchmark
+    from infinitevl_bench.eval.scoring import score
     from infinitevl_bench.eval.synthetic import synthetic_tsv
-    from infinitevl_bench.eval.vlmevalkit import build_prompt, open_dataset, score
+    from infinitevl_bench.eval.vlmevalkit import build_prompt, open_dataset
 
     if "vlmeval" in sys.modules:
         raise RuntimeError("VLMEvalKit was imported before the test that watches its import")

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.eval import command
-from infinitevl_bench.eval.command import run_eval
+from infinitevl_bench.eval.command import Request, eval_command
 from infinitevl_bench.models.checkpoints import load_model
 from infinitevl_bench.records import Record, RunFolder, RunHeldError, RunSpec
 
@@ -37,10 +37,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(reference: str, device: str) -> None:
+    def refused(reference: str, *_: Any) -> None:
         raise ModelWasLoadedError(reference)
 
-    monkeypatch.setattr(command, "_load", refused)
+    monkeypatch.setattr(command, "load", refused)
+
+
+def run_eval(benchmark: str, **asked: Any) -> Any:
+    return eval_command([benchmark], None, Request(**asked))[0]
 
 
 def trained_run(runs: Path, weights: Path, seed: int, **scores: float) -> Path:
@@ -190,12 +194,13 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        ("model.safetensors", cut_short, "cannot load a model from"),
-        ("model.safetensors", Path.unlink, "cannot load a model from"),
-        ("config.json", lambda path: path.write_text("{"), "cannot load a model from"),
+        ("model.safetensors", cut_short, "is cut off after 100,000 bytes, which loses model"),
+        ("model.safetensors", Path.unlink, r"no model\.safetensors in"),
+        ("config.json", lambda path: path.write_text("{"), r"config\.json cannot be read"),
+        ("config.json", lambda path: path.write_text('{"model_type": "hybrid_vl"}'), "describes no model"),
         ("config.json", Path.unlink, r"config\.json"),
     ],
-    ids=["truncated weights", "no weights", "broken config", "no config"],
+    ids=["truncated weights", "no weights", "broken config", "empty config", "no config"],
 )
 def test_a_damaged_model_is_one_line(name: str, damage: Any, words: str, tmp_path: Path, weights: Path) -> None:
     folder = tmp_path / "weights"

@@ -15,7 +15,8 @@ import torch
 from infinitevl_bench.data.families import generate_page
 from infinitevl_bench.eval.benchmarks import find_benchmark
 from infinitevl_bench.eval.generation import answer, batches, blinded
-from infinitevl_bench.eval.runner import evaluate, interval
+from infinitevl_bench.eval.runner import evaluate
+from infinitevl_bench.eval.statistics import interval
 from infinitevl_bench.models.processor import load_processor
 from infinitevl_bench.records import RunFolder, RunSpec
 from PIL import Image

@@ -1,0 +1,102 @@
+"""Which model an evaluation means, and what tells its weights and its data from others without loading them."""
+
+import hashlib
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import UserError
+from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
+from ..records import file_digest, finished_runs, package_path
+from .benchmarks import Benchmark
+from .sources import QUESTIONS, Split, official_path
+
+BEST = "best"
+"""As a model: the finished `ablate` run that scored best."""
+
+
+def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: Console) -> str:
+    """What to load, named to the user where they left it open.
+
+    Raises:
+        UserError: if the best run is asked for and there is none.
+    """
+    if model == BEST:
+        return _best_run(benchmark, runs, console)
+    if model is None:
+        console.print(
+            f"model: {SHIPPED}, the small full-attention model that the package ships, trained on synthetic pages; "
+            f"--model {BEST} takes the best finished run",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return model or SHIPPED
+
+
+def weights_hash(reference: str) -> str | None:
+    """What tells these weights from others without loading them; None for a hub's, known only once loaded.
+
+    Raises:
+        UserError: if a file cannot be read.
+    """
+    path = Path(reference).expanduser()
+    path = path / "model" if (path / "model" / "config.json").exists() else path
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if files:
+        return hash_of(*files, path / "config.json")
+    if reference == SHIPPED:
+        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
+    from ..models.presets import PRESETS
+
+    return f"preset:{reference}" if reference in PRESETS else None
+
+
+def data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None, seed: int, level: int) -> str:
+    """Hash of the data's file; a twin is drawn for it.
+
+    Raises:
+        UserError: if the file cannot be read, or drawn.
+    """
+    if split == "official":
+        return hash_of(official_path(benchmark))
+    from .synthetic import synthetic_tsv
+
+    return hash_of(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level))
+
+
+def hash_of(*paths: Path) -> str:
+    """SHA-256 of files, one after another.
+
+    Raises:
+        UserError: if one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; mend it, or name another") from None
+    return digest.hexdigest()
+
+
+def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:
+    """The finished training run that scored best on the benchmark; where none was scored on it, by its mean score."""
+    candidates: list[tuple[bool, float, Path]] = []
+    for folder, result in finished_runs(runs):
+        if not folder.name.startswith("ablate-") or not (folder / "model" / "config.json").is_file():
+            continue
+        scores = [record for record in result["records"] if record.get("metric") == "score"]
+        own = [float(record["value"]) for record in scores if record.get("benchmark") == benchmark.name]
+        values = own or [float(record["value"]) for record in scores]
+        if values:
+            candidates.append((bool(own), sum(values) / len(values), folder))
+    if not candidates:
+        raise UserError(
+            f"no finished run in {runs}; train one with `infinitevl-bench ablate --mixer gated_deltanet`, "
+            "or name a --model"
+        )
+    own_score, value, folder = max(candidates, key=lambda candidate: candidate[:2])
+    what = f"{value:.1f} % on {benchmark.name}" if own_score else f"{value:.1f} % on average"
+    console.print(f"model: {folder}, the best finished run ({what})", highlight=False, soft_wrap=True)
+    return str(folder)

@@ -1,0 +1,79 @@
+"""Synthetic videos in the official form of Video-MME and LongVideoBench: pages one after another, one asked about.
+
+Each question is about one scene, so a model has to keep what it saw; the form (columns, tasks, durations) is the
+benchmark's, and its names are dealt out over the rows so that every part of its scorer runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..data.pages import Page
+from ..errors import UserError
+from .benchmarks import Benchmark
+from .twin_rows import OPTIONS, options_of
+
+Row = dict[str, Any]
+
+FRAMES_A_SCENE = 4
+FRAMES_PER_SECOND = 2
+SCENES = 4
+SIDE = 140
+"""Side of a frame in pixels: five visual tokens."""
+
+DURATIONS = ("short", "medium", "long")
+TASKS = ("Attribute Perception", "Counting Problem", "Object Recognition", "Temporal Perception")
+GROUPS = (15, 60, 600, 3600)
+CATEGORIES = ("S2E", "S2O", "S2A", "T2O")
+
+
+def write_video(path: Path, pages: list[Page]) -> None:
+    """Write pages as scenes of an MP4 file.
+
+    Raises:
+        UserError: If the file cannot be written here.
+    """
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FRAMES_PER_SECOND, (SIDE, SIDE))
+    if not writer.isOpened():
+        raise UserError(f"cannot write the video {path}; this OpenCV has no MP4 encoder", 1)
+    for page in pages:
+        frame = np.asarray(page.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))[:, :, ::-1]
+        for _ in range(FRAMES_A_SCENE):
+            writer.write(np.ascontiguousarray(frame))
+    writer.release()
+
+
+def video_row(benchmark: Benchmark, number: int, pages: list[Page], folder: str) -> Row:
+    """The row of one video.
+
+    Args:
+        benchmark: Whose form.
+        number: Which video, from 0; it also picks the scene that is asked about.
+        pages: The scenes.
+        folder: Where the videos are, beside the table.
+    """
+    place = number % len(pages)
+    page = pages[place]
+    question = page.questions[number % len(page.questions)]
+    options = options_of(question, page)
+    text = f"In scene {place + 1} of {len(pages)}: {question.text}"
+    letter = options.index(question.answers[0])
+    name = f"{number:05d}"
+    row: Row = {"index": number, "video": name, "video_path": f"./{folder}/{name}.mp4", "question": text}
+    if benchmark.name == "Video-MME":
+        listed = [f"{mark}. {option}" for mark, option in zip(OPTIONS, options, strict=False)]
+        return row | {
+            "duration": DURATIONS[number % len(DURATIONS)], "domain": "Knowledge", "candidates": repr(listed),
+            "sub_category": "Technology", "task_type": TASKS[number % len(TASKS)],
+            "subtitle_path": f"./subtitle/{name}.srt", "answer": OPTIONS[letter],
+        }  # fmt: skip
+    return row | {
+        "duration": len(pages) * FRAMES_A_SCENE / FRAMES_PER_SECOND, "duration_group": GROUPS[number % len(GROUPS)],
+        "question_category": CATEGORIES[number % len(CATEGORIES)], "candidates": repr(list(options)),
+        "correct_choice": letter, "subtitle_path": f"{name}.json", "starting_timestamp_for_subtitles": 0,
+    }  # fmt: skip

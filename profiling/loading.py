@@ -1,0 +1,197 @@
+"""Loading and evaluating a checkpoint of full size: load time, peak memory against the weights, samples a second.
+
+    python -m infinitevl_bench.profiling.loading --out reports/measured/loading.jsonl
+
+Random weights of the published geometry are written once, in the published format and in shards, and read back as a
+user's would be. What bounds loading is the disk and the copy to the device; what bounds peak memory is whether a second
+copy is ever held (the aim: at most 1.1 times the weights; on a CPU, of the process beyond what it held before). The
+evaluation is of synthetic DocVQA pages with the shipped tokenizer, within the paper's picture sizes, one question at a
+time and batched: with random weights its scores say nothing, its samples a second do. Load time is the median of
+several loads from a warm page cache, each in turn freed.
+"""
+
+import argparse
+import gc
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from ..errors import UserError
+from ..eval.runner import Asking, evaluate
+from ..models.checkpoints import new_model
+from ..models.convert import save_infinite_vl
+from ..models.device import device_name, resolve_device
+from ..models.hybrid import HybridVLForConditionalGeneration
+from ..models.loading import open_checkpoint
+from ..models.presets import get_preset, preset_names
+from ..models.processor import load_processor
+from ..models.published import PIXEL_LIMITS
+from ..records import Record, RunFolder, RunSpec, write_records
+
+REPETITIONS = 3
+QUESTIONS = 200
+NOTE = "random weights: scores say nothing, speed does"
+
+
+def measure(
+    preset: str, folder: Path, runs: Path, *, device: str, questions: int, batch_sizes: Sequence[int], shard_bytes: int
+) -> list[Record]:
+    """Measure loading and evaluation of a preset with random weights.
+
+    Args:
+        preset: A name in `models.presets` with Gated DeltaNet and sliding windows.
+        folder: Where its weights are written; they are kept if they are there already.
+        runs: Where predictions go.
+        device: cpu or cuda.
+        questions: Synthetic DocVQA questions of each evaluation.
+        batch_sizes: Questions at a time, one evaluation each.
+        shard_bytes: Largest shard.
+
+    Returns:
+        Records of load time (s), peak memory over the weights (a ratio) and samples/s.
+    """
+    if not folder.exists():
+        _write_weights(preset, folder, device, shard_bytes)
+    weights = open_checkpoint(folder).nbytes
+    shared: dict[str, Any] = {
+        "artifact": "loading", "model": preset, "source": "measured", "device": device_name(device),
+        "mixer": "gated_deltanet", "pattern": "SLLL",
+        "extra": {"weights": "random", "weight_bytes": weights, "note": NOTE},
+    }  # fmt: skip
+    seconds, ratios = [], []
+    for _ in range(REPETITIONS):
+        elapsed, peak = _load_once(folder, device)
+        seconds.append(elapsed)
+        ratios.append(peak / weights)
+    records = [
+        _record(
+            _noted(shared, fastest_s=min(seconds), slowest_s=max(seconds)), "load_s", median(seconds), "s", REPETITIONS
+        ),
+        _record(shared, "load_peak_over_weights", max(ratios), "ratio", REPETITIONS),
+    ]
+    model = HybridVLForConditionalGeneration.from_pretrained(folder, dtype="auto", device_map={"": device}).eval()
+    for size in batch_sizes:
+        spec = RunSpec(
+            kind="profile",
+            arguments={"what": "loading", "preset": preset, "batch_size": size, "questions": questions},
+        )
+        records += _evaluate(model, spec, runs, questions, size, shared)
+    return records
+
+
+def _evaluate(model: Any, spec: RunSpec, runs: Path, questions: int, size: int, shared: dict[str, Any]) -> list[Record]:
+    processor = load_processor(min_pixels=PIXEL_LIMITS[0], max_pixels=PIXEL_LIMITS[1])
+    asking = Asking(batch_size=size, blind=False)
+    # The first call compiles kernels; it is left out.
+    evaluate(model, processor, "DocVQA", data="synthetic", limit=size, data_root=runs / "data", asking=asking)
+    with RunFolder(runs, spec) as folder:
+        (folder.path / "predictions-DocVQA-synthetic.jsonl").unlink(missing_ok=True)
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        result = evaluate(
+            model, processor, "DocVQA", data="synthetic", limit=questions, folder=folder, data_root=runs / "data",
+            asking=asking,
+        )  # fmt: skip
+        elapsed = time.perf_counter() - start
+        tokens = sum(row["tokens"] for row in result.predictions)
+        answering = sum(row["latency_ms"] for row in result.predictions) / 1000.0
+        own = shared | {"benchmark": "DocVQA", "split": "synthetic", "seed": 0}
+        own = _noted(
+            own, batch_size=size, answer_tokens=tokens, answering_s=round(answering, 2), min_pixels=PIXEL_LIMITS[0],
+            max_pixels=PIXEL_LIMITS[1],
+        )  # fmt: skip
+        records = [_record(own, "samples_per_s", questions / elapsed, "samples/s", questions)]
+        if model.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+            records.append(_record(own, "eval_peak_bytes", float(peak), "B", questions))
+        folder.finish(records)
+    return [record.model_copy(update={"run_id": spec.id}) for record in records]
+
+
+def _load_once(folder: Path, device: str) -> tuple[float, int]:
+    """Seconds and peak bytes of one load: on the device, or for a CPU in the process beyond what it held before."""
+    gc.collect()
+    before = 0
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = _resident_bytes()
+    start = time.perf_counter()
+    model = HybridVLForConditionalGeneration.from_pretrained(folder, dtype="auto", device_map={"": device})
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elapsed = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() - before if device == "cuda" else _peak_resident_bytes() - before
+    del model
+    return elapsed, peak
+
+
+def _write_weights(preset: str, folder: Path, device: str, shard_bytes: int) -> None:
+    config, processor = get_preset(preset), load_processor()
+    # Pages are read with the shipped tokenizer, so its tokens must mean pictures to the model.
+    config.image_token_id, config.video_token_id = processor.image_token_id, processor.video_token_id
+    for name in ("vision_start", "vision_end"):
+        setattr(config, f"{name}_token_id", processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+    with torch.device(device):
+        model = new_model(config, seed=0, dtype=torch.bfloat16)
+    save_infinite_vl(model, None, folder, "Random weights, to measure loading with.", shard_bytes=shard_bytes)
+    del model
+    gc.collect()
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def _peak_resident_bytes() -> int:
+    """The most that this process has held; a load after a larger one is judged by that."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _noted(shared: dict[str, Any], **notes: Any) -> dict[str, Any]:
+    return shared | {"extra": shared["extra"] | notes}
+
+
+def _record(shared: dict[str, Any], metric: str, value: float, unit: str, n: int) -> Record:
+    return Record(**shared, metric=metric, value=value, unit=unit, n=n)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure from the command line, print a line a record, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="infinitevl-4b", choices=preset_names())
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--shard-bytes", type=int, default=2_000_000_000)
+    parser.add_argument("--out", type=Path, default=Path("loading.jsonl"), help="the records, as JSON lines")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    chosen = parser.parse_args(arguments)
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as scratch:
+        try:
+            records = measure(
+                chosen.preset, Path(scratch) / chosen.preset, chosen.runs, device=resolve_device(chosen.device),
+                questions=chosen.questions, batch_sizes=chosen.batch_size, shard_bytes=chosen.shard_bytes,
+            )  # fmt: skip
+        except UserError as error:
+            raise SystemExit(f"infinitevl-bench: {error}") from None
+    for record in records:
+        batch = f" batch {record.extra['batch_size']}" if "batch_size" in record.extra else ""
+        print(f"{record.model} on {record.device}: {record.metric}{batch} {record.value:.4g} {record.unit}")  # noqa: T201
+    write_records(chosen.out, records)
+
+
+if __name__ == "__main__":
+    main()
