@@ -190,18 +190,27 @@ def doctor() -> None:
 def bench_ops(
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated; all without it.")] = None,
     length: Annotated[list[int] | None, typer.Option(help="Sequence length in tokens; may be repeated.")] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="Shapes of preset tiny or infinitevl-4b; that of the device without.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="reference, torch, torch-compiled, fla, …; may be repeated.")
+    ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="recurrence, layer or attention; may be repeated.")] = None,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="Also write the rows as JSON lines to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the rows as JSON lines to this file, as they come.")
+    ] = None,
 ) -> None:
-    """Time every mixer's recurrence: chunked against step by step, and against length.
+    """Time mixers and attention alone: each form of ours, flash-linear-attention's, each beside its floor.
 
     Example:
 
-      infinitevl-bench bench ops --mixer gated_deltanet
+      infinitevl-bench bench ops --mixer gated_deltanet --length 1024
     """
-    from .profiling.ops import bench_ops_command
+    from .profiling.ops.command import bench_ops_command
 
-    bench_ops_command(mixer, length, device, out)
+    bench_ops_command(mixer, length, device, out, geometry=geometry, backends=backend, scopes=scope)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ COMMANDS = {
     ("report",): {"--out", "--format", "--check", "--runs"},
     ("list",): {"--runs"},
     ("doctor",): set(),
-    ("bench", "ops"): {"--mixer", "--length", "--device", "--out"},
+    ("bench", "ops"): {"--mixer", "--length", "--geometry", "--backend", "--scope", "--device", "--out"},
 }  # fmt: skip
 
 
