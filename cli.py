@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .errors import UserError
+from .profiling.cli import profile
 
 app = typer.Typer(
     name="infinitevl-bench",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
+app.add_typer(profile, name="profile")
 
 INTERRUPTED = 130
 

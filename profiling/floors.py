@@ -95,6 +95,11 @@ class ModelWork:
         return self.weight_bytes * (self.layer_parameters + self.head_parameters)
 
     @property
+    def all_weight_bytes(self) -> int:
+        """Bytes of all weights, the vision tower's too."""
+        return self.decoder_weight_bytes + self.weight_bytes * self.vision_parameters
+
+    @property
     def key_value_bytes(self) -> int:
         """Bytes of the keys and values of one token in one attention layer."""
         return 2 * self.text.num_key_value_heads * self.head_dim * self.weight_bytes
@@ -158,7 +163,7 @@ class ModelWork:
         _, H, K, V = self.mixer.geometry(self.text)
         return self.linear_layers * tokens * H * state_flops(self.mixer.recurrence.name, K, V)
 
-    def training(self, tokens: int, batch: int = 1, image_tokens: int = 0) -> Work:
+    def training(self, tokens: int, batch: int = 1, images: int = 0, image_size: int = 448) -> Work:
         """A training step on ``tokens`` tokens a sequence, the vision tower and the head frozen.
 
         The tower runs forward only; the head has no gradient of its own weight. Bytes are left at zero: with thousands
@@ -167,12 +172,13 @@ class ModelWork:
         Args:
             tokens: Length of each sequence, image tokens included.
             batch: Sequences.
-            image_tokens: How many of them come through the vision tower, as 448 × 448 images.
+            images: Square images of each sequence that the vision tower sees.
+            image_size: Their side in pixels.
         """
         layers = 6 * tokens * self.layer_parameters + 3 * (self.attention_flops(tokens, 0) + self.mixer_flops(tokens))
         head = 4 * tokens * self.head_parameters
-        images = image_tokens / 256 * self.vision(448, 448).flops
-        return Work(0, batch * (layers + head + images))
+        seen = images * self.vision(image_size, image_size).flops
+        return Work(0, batch * (layers + head + seen))
 
     def vision(self, height: int, width: int) -> Work:
         """The vision tower on one image of so many pixels, which must fill whole merged patches."""

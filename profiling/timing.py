@@ -5,6 +5,7 @@ to launch the work and what the device needs to do it: a model that launches slo
 processor it is the wall clock. A short call is repeated within a sample, so that the clock's own cost does not count.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -20,6 +21,9 @@ SAMPLE_MS = {"cuda": 1.0, "cpu": 0.2}
 
 MOST_CALLS = 200
 """Most calls of one sample."""
+
+FEWEST_FOR_INTERVAL = 6
+"""Fewest samples whose range covers the median with 95 % probability."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -44,6 +48,20 @@ class Samples:
     def p90_ms(self) -> float:
         """The ninetieth percentile."""
         return float(np.percentile(self.milliseconds, 90))
+
+    @property
+    def interval_ms(self) -> tuple[float, float] | None:
+        """A 95 % interval of the median, by order statistics; None for fewer than six samples, which give none."""
+        count = len(self.milliseconds)
+        if count < FEWEST_FOR_INTERVAL:
+            return None
+        ordered = sorted(self.milliseconds)
+        # Of n samples, as many lie below the median as heads fall in n throws.
+        tail, below = 0.5**count, 0
+        while tail <= 0.025:
+            below += 1
+            tail += math.comb(count, below) * 0.5**count
+        return ordered[below - 1], ordered[count - below]
 
     def scaled(self, factor: float) -> "Samples":
         """The samples times a factor: of one layer among several, say."""
@@ -101,3 +119,23 @@ def time_in_turn(
         for key, run in runs.items():
             samples[key].append(elapsed_ms(run, device, calls[key]))
     return {key: Samples(tuple(found)) for key, found in samples.items()}
+
+
+def time_steps(step: Callable[[], object], device: str, steps: int, warmups: int = 3) -> Samples:
+    """Time steps that follow each other, as decoding does: without waiting for the device between them."""
+    for _ in range(warmups):
+        step()
+    synchronize(device)
+    if device == "cuda":
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+        events[0].record()
+        for event in events[1:]:
+            step()
+            event.record()
+        torch.cuda.synchronize()
+        return Samples(tuple(float(start.elapsed_time(end)) for start, end in itertools.pairwise(events)))
+    marks = [time.perf_counter()]
+    for _ in range(steps):
+        step()
+        marks.append(time.perf_counter())
+    return Samples(tuple(1000 * (end - start) for start, end in itertools.pairwise(marks)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs")
 COMMANDS = {
     ("ablate",): {
         "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
@@ -15,6 +16,11 @@ COMMANDS = {
     ("report",): {"--out", "--format", "--check", "--runs"},
     ("list",): {"--runs"},
     ("doctor",): set(),
+    ("profile", "decode"): {"--model", "--context", "--batch", "--graph", "--protocol", *PROFILE},
+    ("profile", "prefill"): {"--model", "--context", "--chunk", "--batch", "--graph", "--protocol", *PROFILE},
+    ("profile", "stream"): {"--model", "--frames", "--frame-size", "--graph", "--protocol", *PROFILE},
+    ("profile", "memory"): {"--model", "--context", "--batch", *PROFILE},
+    ("profile", "training"): {"--model", "--context", "--batch", *PROFILE},
     ("bench", "ops"): {"--mixer", "--length", "--geometry", "--backend", "--scope", "--device", "--out"},
 }  # fmt: skip
 

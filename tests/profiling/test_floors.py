@@ -66,7 +66,7 @@ def test_training_is_three_forward_passes_without_the_head_s_own_gradient(transf
     T = 8192
     whole = transformer.prefill(T).flops - 2 * transformer.head_parameters
     assert transformer.training(T).flops == 3 * whole + 4 * T * transformer.head_parameters
-    with_images = transformer.training(T, image_tokens=512).flops - transformer.training(T).flops
+    with_images = transformer.training(T, images=2).flops - transformer.training(T).flops
     assert with_images == pytest.approx(2 * transformer.vision(448, 448).flops)
 
 
