@@ -147,9 +147,9 @@ class Session:
         self.free_memory()
 
     def free_memory(self) -> None:
-        """Return what is no longer used."""
-        gc.collect()
+        """Return what is no longer used; on the processor the interpreter does so by itself."""
         if self.device == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def require(self, needed: float) -> None:

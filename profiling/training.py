@@ -98,7 +98,9 @@ def train(session: Session, profiled: Profiled, context: int, images: int, size:
     language = model.model.language_model
     language.layers.requires_grad_(True)
     language.train()
-    language.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers calls it by another name in newer releases.
+    name = "activation_checkpointing_enable"
+    getattr(language, name if hasattr(language, name) else "gradient_checkpointing_enable")({"use_reentrant": False})
     trained = [parameter for parameter in language.layers.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=session.device == "cuda")
     generator = torch.Generator().manual_seed(0)
