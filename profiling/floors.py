@@ -20,6 +20,7 @@ import torch
 
 from ..models.config import HybridVLConfig
 from ..models.hybrid import HybridVLForConditionalGeneration
+from ..models.ops.recurrence import Recurrence
 from ..models.registry import get_mixer
 from .ceilings import Ceilings
 
@@ -60,6 +61,14 @@ class Work:
 def state_flops(recurrence: str, key_width: int, value_width: int) -> int:
     """Operations on the state of one head for one token, by the recurrence's name."""
     return (6 if recurrence in RECALLING else 4) * key_width * value_width
+
+
+def layer_state_flops(recurrence: Recurrence | None, shape: tuple[int, int, int] | None) -> int:
+    """Operations on the state ``(H, K, V)`` of one layer for one token; 0 for a mixer without one."""
+    if shape is None or recurrence is None:
+        return 0
+    H, K, V = shape
+    return H * state_flops(recurrence.name, K, V)
 
 
 class ModelWork:
@@ -160,8 +169,9 @@ class ModelWork:
         """Operations on the recurrent states, all layers."""
         if not self.linear_layers:
             return 0
-        _, H, K, V = self.mixer.geometry(self.text)
-        return self.linear_layers * tokens * H * state_flops(self.mixer.recurrence.name, K, V)
+        return (
+            self.linear_layers * tokens * layer_state_flops(self.mixer.recurrence, self.mixer.shape_of_state(self.text))
+        )
 
     def training(self, tokens: int, batch: int = 1, images: int = 0, image_size: int = 448) -> Work:
         """A training step on ``tokens`` tokens a sequence, the vision tower and the head frozen.

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ...errors import UserError, unknown_name
 from ...models.device import resolve_device
-from ...models.registry import canonical_name, mixer_names
+from ...models.registry import canonical_name, get_mixer, mixer_names
 from ...records import Record, write_records
 from ..ceilings import measure_ceilings
 from ..environment import device_state, warnings_of
@@ -33,8 +33,8 @@ from .recurrences import recurrence_subject
 from .show import show, summary
 
 BACKENDS = (
-    "reference", "torch", "torch-compiled", "torch-graph", "fla", "fla-graph", "transformers", "ours", "ours-graph",
-    "fla-layer", "flash-attention",
+    "reference", "torch", "torch-compiled", "torch-graph", "fla", "fla-graph", "mamba_ssm", "mamba_ssm-graph",
+    "transformers", "ours", "ours-graph", "fla-layer", "flash-attention",
 )  # fmt: skip
 ON_REQUEST = frozenset({"torch-compiled"})
 """Backends that run only when they are asked for: compiling takes minutes."""
@@ -116,7 +116,7 @@ def _subjects(
     if "attention" in scopes and with_attention:
         yield from attention_subjects(shape, device)
     for name in names:
-        if "recurrence" in scopes:
+        if "recurrence" in scopes and get_mixer(name).recurrence is not None:
             yield recurrence_subject(name, shape, device)
         if "layer" in scopes:
             yield layer_subject(name, shape, device)

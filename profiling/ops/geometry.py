@@ -49,10 +49,12 @@ class Geometry:
 
     def recurrence_inputs(self, recurrence: Recurrence, T: int, device: str) -> tuple[Tensor, ...]:
         """Random ``(q, k, v, *gates)``: on an accelerator q, k and v in bfloat16 beside gates in float32, as mixers
-        give them; else float32."""
+        give them; else float32. Parameters among the gates have no time."""
         drawn = recurrence.random_inputs(B, min(T, DRAWN), self.H, self.K, self.V)
         narrow = float_type(device)
-        return tuple(repeated(x.to(device, narrow if index < 3 else torch.float32), T) for index, x in enumerate(drawn))
+        placed = [x.to(device, narrow if index < 3 else torch.float32) for index, x in enumerate(drawn)]
+        moving = len(placed) - recurrence.parameters
+        return (*(repeated(x, T) for x in placed[:moving]), *placed[moving:])
 
     def hidden_states(self, T: int, device: str, seed: int = 0) -> Tensor:
         """Random ``[B, T, D]`` of unit variance, as a norm gives them to a layer."""

@@ -5,6 +5,7 @@ It is timed over `DECODE_LAYERS` layers one after the other, as in a model, so t
 processor's cache from one step to the next.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from ...models.cache import MixerState
 from ...models.mixers.base import TokenMixer
-from ...models.ops.kernels import kernel_trouble
+from ...models.ops.kernels import library_trouble
 from ...models.registry import get_mixer
-from ..floors import STATE_BYTES, Work, state_flops
+from ..floors import STATE_BYTES, Work, layer_state_flops
 from .contenders import Contender, Outputs, Pass, Subject, replayed, results
 from .geometry import B, Geometry, float_type
 
@@ -64,8 +65,8 @@ def layer_work(layer: TokenMixer, geometry: Geometry, what: Pass, T: int) -> Wor
     products = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
     tokens = B * (1 if what == "decode" else T)
     element = next(layer.parameters()).element_size()
-    state = B * layer.H * layer.K * layer.V
-    flops = tokens * (2 * products + layer.H * state_flops(layer.recurrence.name, layer.K, layer.V))
+    state = B * math.prod(layer.state_shape or (0,))
+    flops = tokens * (2 * products + layer_state_flops(layer.recurrence, layer.state_shape))
     moved = weights + 2 * tokens * geometry.D * element
     if what == "decode":
         return Work(moved + 2 * state * STATE_BYTES, flops)
@@ -91,7 +92,8 @@ def _contenders(mixer: str, layer: TokenMixer, geometry: Geometry, device: str) 
             decode=lambda: decode_step(mixer, geometry, device, graph=True),
         )
     )
-    if mixer in FLA_LAYERS and kernel_trouble(layer.recurrence.name, True) is None:
+    recurrence = layer.recurrence
+    if mixer in FLA_LAYERS and recurrence is not None and library_trouble("fla", recurrence.name, True) is None:
         theirs = FLA_LAYERS[mixer](layer, geometry)
         found.append(
             Contender(
@@ -139,7 +141,7 @@ def _fla_gated_deltanet(layer: TokenMixer, geometry: Geometry) -> nn.Module:
     from fla.layers import GatedDeltaNet
 
     theirs = GatedDeltaNet(
-        hidden_size=geometry.D, head_dim=layer.K, num_heads=layer.H, expand_v=layer.V / layer.K, layer_idx=0
+        hidden_size=geometry.D, head_dim=layer.K, num_heads=geometry.H, expand_v=layer.V / layer.K, layer_idx=0
     )
     return _with_weights(theirs, layer, {})
 
@@ -148,10 +150,20 @@ def _fla_gla(layer: TokenMixer, geometry: Geometry) -> nn.Module:
     from fla.layers import GatedLinearAttention
 
     theirs = GatedLinearAttention(
-        hidden_size=geometry.D, expand_k=1.0, expand_v=layer.V / layer.K, num_heads=layer.H, use_short_conv=True,
+        hidden_size=geometry.D, expand_k=1.0, expand_v=layer.V / layer.K, num_heads=geometry.H, use_short_conv=True,
         layer_idx=0,
     )  # fmt: skip
     return _with_weights(theirs, layer, {"o_norm.weight": "g_norm_swish_gate.weight"})
+
+
+def _fla_deltanet(layer: TokenMixer, geometry: Geometry) -> nn.Module:
+    from fla.layers import DeltaNet
+
+    theirs = DeltaNet(
+        hidden_size=geometry.D, expand_k=1.0, expand_v=layer.V / layer.K, num_heads=geometry.H, use_gate=True,
+        layer_idx=0,
+    )  # fmt: skip
+    return _with_weights(theirs, layer, {})
 
 
 def _with_weights(theirs: nn.Module, layer: TokenMixer, names: dict[str, str]) -> nn.Module:
@@ -165,5 +177,6 @@ def _with_weights(theirs: nn.Module, layer: TokenMixer, names: dict[str, str]) -
 FLA_LAYERS: dict[str, Callable[[TokenMixer, Geometry], nn.Module]] = {
     "gated_deltanet": _fla_gated_deltanet,
     "gla": _fla_gla,
+    "deltanet": _fla_deltanet,
 }
 """Mixers whose layer flash-linear-attention has too, with the same weights."""

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...models.ops.kernels import kernel_trouble
+from ...models.ops.kernels import Call, library_trouble
 from ...models.ops.recurrence import Recurrence
-from ...models.registry import get_mixer
+from ...models.registry import get_recurrence
 from ..floors import STATE_BYTES, Work, state_flops
 from .contenders import Contender, Outputs, Pass, Subject, replayed, results
-from .geometry import B, Geometry
+from .geometry import B, Geometry, float_type
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest relative RMS error against the reference, by the type of q, k and v."""
@@ -30,7 +30,7 @@ COMPILED_LIMIT = 1024
 
 def recurrence_subject(mixer: str, geometry: Geometry, device: str) -> Subject:
     """The recurrence of a mixer with everything that computes it here."""
-    recurrence = get_mixer(mixer).recurrence
+    recurrence = get_recurrence(mixer)
     gates = len(recurrence.random_inputs(1, 1, 1, 2, 2)) - 3
 
     def inputs(T: int) -> tuple[Tensor, ...]:
@@ -62,8 +62,9 @@ def judged(
 
     def in_two(*x: Tensor) -> Outputs:
         cut = T // 2 + 1
-        first, state = recurrence.chunked(*(part[:, :cut] for part in x))
-        second, state = recurrence.chunked(*(part[:, cut:] for part in x), state=state)
+        moving = len(x) - recurrence.parameters
+        first, state = recurrence.chunked(*(part[:, :cut] for part in x[:moving]), *x[moving:])
+        second, state = recurrence.chunked(*(part[:, cut:] for part in x[:moving]), *x[moving:], state=state)
         return torch.cat([first, second], dim=1), state
 
     return results(subject, in_two, wide, gradients)
@@ -74,8 +75,10 @@ def recurrence_work(recurrence: Recurrence, geometry: Geometry, device: str, wha
     element = 2 if device == "cuda" else 4
     H, K, V = geometry.H, geometry.K, geometry.V
     gates = recurrence.random_inputs(1, 1, 1, K, V)[3:]
+    moving = len(gates) - recurrence.parameters
     tokens = B * (1 if what == "decode" else T)
-    read = tokens * H * (element * (2 * K + V) + 4 * sum(gate.numel() for gate in gates))
+    read = tokens * H * (element * (2 * K + V) + 4 * sum(gate.numel() for gate in gates[:moving]))
+    read += 4 * H * sum(gate.numel() for gate in gates[moving:])
     written = tokens * H * V * element
     state = B * H * K * V * STATE_BYTES
     flops = tokens * H * state_flops(recurrence.name, K, V)
@@ -97,12 +100,16 @@ def _contenders(
     if device == "cuda":
         step = _step(stepped, inputs, graph=True)
         found.append(Contender("torch-graph", recurrence.chunked, replayed=True, decode=step))
-        kernel = recurrence.kernel
-        if kernel is not None and kernel_trouble(recurrence.name) is None:
-            trainable = kernel_trouble(recurrence.name, True) is None
+        for library, kernel in recurrence.kernels.items():
+            call = Call(device, float_type(device), 2, geometry.K, geometry.V)
+            if library_trouble(library, recurrence.name) is not None or kernel.limit(call) is not None:
+                continue
+            trainable = library_trouble(library, recurrence.name, True) is None
             passes: tuple[Pass, ...] = ("forward", "training", "decode") if trainable else ("forward", "decode")
-            found.append(Contender("fla", kernel, passes=passes, decode=_step(kernel, inputs)))
-            found.append(Contender("fla-graph", kernel, passes=("decode",), decode=_step(kernel, inputs, graph=True)))
+            form = kernel.form
+            found.append(Contender(library, form, ours=False, passes=passes, decode=_step(form, inputs)))
+            step = _step(form, inputs, graph=True)
+            found.append(Contender(f"{library}-graph", form, ours=False, passes=("decode",), decode=step))
     if recurrence.name == "gated_delta_rule":
         found.append(Contender("transformers", _transformers, ours=False))
     return found

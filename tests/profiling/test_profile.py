@@ -183,16 +183,16 @@ def test_running_out_of_memory_is_a_result(tmp_path: Path, monkeypatch: pytest.M
 
 def frozen_window(self: KeyValueSlots, *arguments: Any) -> torch.Tensor:
     """The mistake of the released code: new tokens are written, but what was there at capture is attended to."""
-    query, key, value, seen, scale = arguments
-    return attend(self, query, key, value, seen.clamp(max=4), scale)
+    *given, seen, scale = arguments
+    return attend_one(self, *given, seen.clamp(max=4), scale)
 
 
 def forgets(self: KeyValueSlots, *arguments: Any) -> torch.Tensor:
     self.values[:, :, 1:3] = 0
-    return attend(self, *arguments)
+    return attend_one(self, *arguments)
 
 
-attend = KeyValueSlots.attend
+attend_one = KeyValueSlots.attend_one
 
 
 @pytest.mark.parametrize("broken", [frozen_window, forgets])
@@ -200,7 +200,7 @@ attend = KeyValueSlots.attend
 def test_no_speed_of_a_decoder_that_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Any, reference: str
 ) -> None:
-    monkeypatch.setattr(KeyValueSlots, "attend", broken)
+    monkeypatch.setattr(KeyValueSlots, "attend_one", broken)
     with pytest.raises(UserError, match="no speed of tiny is recorded") as caught:
         run(tmp_path, "decode", contexts=[32], models=[reference])
     assert caught.value.exit_code == 1
@@ -208,10 +208,13 @@ def test_no_speed_of_a_decoder_that_is_wrong(
 
 
 @pytest.mark.parametrize("broken", [frozen_window, forgets])
-def test_a_window_that_is_not_attended_to_is_found_by_itself(monkeypatch: pytest.MonkeyPatch, broken: Any) -> None:
-    profiled = profiled_model("tiny", "cpu", torch.float32)
+@pytest.mark.parametrize("reference", PAIR)
+def test_slots_that_are_not_attended_to_are_found_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, broken: Any, reference: str
+) -> None:
+    profiled = profiled_model(reference, "cpu", torch.float32)
     checks.check_window(profiled, use_graph=False)
-    monkeypatch.setattr(KeyValueSlots, "attend", broken)
+    monkeypatch.setattr(KeyValueSlots, "attend_one", broken)
     with pytest.raises(UserError, match="does not attend to slot"):
         checks.check_window(profiled, use_graph=False)
 
