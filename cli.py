@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .errors import UserError
+from .profiling.cli import profile
 from .training.cli import app as train
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ data = typer.Typer(
     help="Benchmark files: which are here, and synthetic ones.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(data, name="data")
+app.add_typer(profile, name="profile")
 
 INTERRUPTED = 130
 
@@ -292,18 +294,27 @@ def data_make_synthetic(
 def bench_ops(
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated; all without it.")] = None,
     length: Annotated[list[int] | None, typer.Option(help="Sequence length in tokens; may be repeated.")] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="Shapes of preset tiny or infinitevl-4b; that of the device without.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="reference, torch, torch-compiled, fla, …; may be repeated.")
+    ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="recurrence, layer or attention; may be repeated.")] = None,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="Also write the rows as JSON lines to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the rows as JSON lines to this file, as they come.")
+    ] = None,
 ) -> None:
-    """Time every mixer's recurrence: chunked against step by step, and against length.
+    """Time mixers and attention alone: each form of ours, flash-linear-attention's, each beside its floor.
 
     Example:
 
-      infinitevl-bench bench ops --mixer gated_deltanet
+      infinitevl-bench bench ops --mixer gated_deltanet --length 1024
     """
-    from .profiling.ops import bench_ops_command
+    from .profiling.ops.command import bench_ops_command
 
-    bench_ops_command(mixer, length, device, out)
+    bench_ops_command(mixer, length, device, out, geometry=geometry, backends=backend, scopes=scope)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ ARTIFACTS: dict[str, str] = {
     "fig1": "efficiency:overview",
     "fig4_latency": "efficiency:latency",
     "fig4_streaming": "efficiency:streaming",
+    "floors": "efficiency_floors:floors",
     "fig_frames": "curves:frame_scaling",
 }
 

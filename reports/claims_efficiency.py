@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from ..records import Record
 from .claims import Finding, Status
-from .efficiency import canonical_model, is_published_architecture
+from .efficiency import OUT_OF_MEMORY, canonical_model, is_plain, is_point, is_published_architecture
 from .estimates import Estimate, estimate, extra_text, group, run_ids, unique
 from .published import HYBRID, TRANSFORMER
 
 MATCHED = "matched"
 AS_PUBLISHED = "as-published"
 PUBLISHED_DEVICE = "RTX 4090"
+TRAINING_CONTEXT = 8192
 CACHE_ELEMENTS = {HYBRID: 51_904_512, TRANSFORMER: 603_979_776}
 Curves = dict[str, dict[int, Estimate]]
 
@@ -94,7 +95,7 @@ def streaming_holds(records: Sequence[Record]) -> Finding:
 def _transformer_falls(
     rows: Sequence[Record], curve: Mapping[int, Estimate], device: str | None
 ) -> tuple[bool, str] | None:
-    exhausted = [r.frames or 0 for r in rows if r.extra.get("status") == "out_of_memory" and _is(r, TRANSFORMER)]
+    exhausted = [r.frames or 0 for r in rows if r.extra.get("status") == OUT_OF_MEMORY and _is(r, TRANSFORMER)]
     if exhausted and min(exhausted) <= 319:
         return True, f"Transformer out of memory at frame {min(exhausted)}"
     late = _near(curve, 290)
@@ -109,7 +110,7 @@ def _transformer_falls(
 def memory_constant(records: Sequence[Record]) -> Finding:
     """C6: cache elements, and peak memory against context."""
     cache = [r for r in _measured(records, "cache_elements", "context") if r.context == 32768]
-    peak = [r for r in _measured(records, "peak_memory_gb", "context") if _is(r, HYBRID)]
+    peak = [r for r in _measured(records, "peak_memory_gb", "context") if _is(r, HYBRID) and is_point(r)]
     rows = [*cache, *peak]
     if not rows:
         return Finding("no data")
@@ -144,6 +145,9 @@ def training_faster(records: Sequence[Record]) -> Finding:
         and r.metric == "training_tokens_per_day"
         and is_published_architecture(r)
         and extra_text(r, "protocol") in (MATCHED, None)
+        and r.context in (TRAINING_CONTEXT, None)
+        and is_plain(r)
+        and is_point(r)
     )
     if not rows:
         return Finding("no data")
@@ -170,6 +174,7 @@ def _measured(records: Sequence[Record], metric: str, axis: str) -> list[Record]
         and r.metric == metric
         and getattr(r, axis) is not None
         and is_published_architecture(r)
+        and is_plain(r)
     )
 
 
@@ -189,7 +194,7 @@ def _device(rows: Sequence[Record]) -> str | None:
 
 
 def _curves(rows: Sequence[Record], axis: str) -> Curves:
-    usable = [record for record in rows if record.extra.get("status") != "out_of_memory"]
+    usable = [record for record in rows if is_point(record)]
     return {
         model: {
             position: estimate(same)

@@ -18,11 +18,48 @@ CAVEAT = (
     "Times on different devices do not compare; ratios within one run do."
 )
 SeriesKey = tuple[str, str, str, str, str]
+ESTIMATE, OUT_OF_MEMORY = "estimate", "out_of_memory"
+COMMANDS = {
+    "training_tokens_per_day": "infinitevl-bench profile training",
+    "streaming_fps": "infinitevl-bench profile stream",
+    "cache_elements": "infinitevl-bench profile memory",
+    "latency_ms": "infinitevl-bench profile decode",
+}
+"""What measures each metric."""
 
 
 def series_key(record: Record) -> SeriesKey:
-    """What one line or one row of an efficiency figure holds: source, model, protocol, device, scale."""
-    return record.source, _arm(record), extra_text(record, "protocol") or "", record.device or "", record.scale or ""
+    """What one line or one row of an efficiency figure holds: source, model, conditions, device, scale."""
+    return record.source, _arm(record), conditions(record), record.device or "", record.scale or ""
+
+
+def conditions(record: Record) -> str:
+    """Under what a number was measured: the protocol, and what is not as usual: a batch, a type, an estimate."""
+    batch, dtype = record.extra.get("batch"), record.extra.get("dtype")
+    usual = "float32" if record.device == "cpu" else "bfloat16"
+    notes = (
+        extra_text(record, "protocol") or "",
+        f"batch {batch}" if batch not in (None, 1) else "",
+        str(dtype) if dtype not in (None, usual) else "",
+        ESTIMATE if is_estimate(record) else "",
+    )
+    return ", ".join(note for note in notes if note)
+
+
+def is_estimate(record: Record) -> bool:
+    """Whether a number was counted, not measured: what memory does not hold."""
+    return record.extra.get("status") == ESTIMATE
+
+
+def is_point(record: Record) -> bool:
+    """Whether a record is a value to draw: one that ran out of memory has none."""
+    return record.extra.get("status") != OUT_OF_MEMORY
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a record may decide a claim: measured, one sequence, in the usual type."""
+    protocol = extra_text(record, "protocol") or ""
+    return conditions(record) == protocol
 
 
 def is_published_architecture(record: Record) -> bool:
@@ -55,7 +92,9 @@ def overview(records: Sequence[Record]) -> Artifact:
     from .efficiency_figures import overview_figure
 
     published = [r for r in records if r.artifact == "fig1" and r.source == "published"]
-    measured = unique(r for r in records if r.source == "measured" and r.metric in BAR_UNITS and _headline(r))
+    measured = unique(
+        r for r in records if r.source == "measured" and r.metric in BAR_UNITS and _headline(r) and is_point(r)
+    )
     bars = [r for r in published if r.metric in BAR_UNITS]
     scatter = [r for r in published if r.metric.startswith("scatter_")]
     absent = [metric for metric in BAR_UNITS if metric not in {record.metric for record in measured}]
@@ -70,7 +109,7 @@ def overview(records: Sequence[Record]) -> Artifact:
         ).strip(),
         tables=(_bar_table([*bars, *measured]), _scatter_table(scatter)),
         figure=lambda theme: overview_figure(bars, measured, scatter, theme),
-        missing=tuple(Missing(f"Measured {BAR_TITLES[metric]}", None) for metric in absent),
+        missing=tuple(Missing(f"Measured {BAR_TITLES[metric]}", COMMANDS.get(metric)) for metric in absent),
         runs=run_ids(measured),
     )
 
@@ -114,16 +153,21 @@ def _curve_artifact(
     unit: str,
 ) -> Artifact:
     from .efficiency_figures import curve_figure
+    from .efficiency_ratios import ratio_tables
 
-    points = unique(
+    # Bars of figure 1 repeat points of the curves.
+    found = unique(
         r
         for r in records
-        if r.metric == metric and getattr(r, axis) is not None and (r.source == "measured" or r.artifact == name)
+        if r.metric == metric
+        and getattr(r, axis) is not None
+        and (r.artifact == name or (r.source == "measured" and r.artifact != "fig1"))
     )
+    points = [record for record in found if is_point(record)]
     measured = [record for record in points if record.source == "measured"]
     series = sorted(group(points, series_key), key=lambda key: (key[0] != "published", key))
     wanted = [
-        Missing(f"Measured {unit} of {model}", None)
+        Missing(f"Measured {unit} of {model}", COMMANDS[metric])
         for model in (HYBRID, TRANSFORMER)
         if not any(is_published_architecture(record) and canonical_model(record.model) == model for record in measured)
     ]
@@ -132,12 +176,21 @@ def _curve_artifact(
         label=label,
         title=title,
         caption=f"{CAVEAT} Published points were digitised from the plot, about ±1 %. Dashed and hollow: published. "
-        f"Solid: measured. {describe(measured)}".strip(),
-        tables=(_curve_table(points, series, axis, axis_title, unit),),
+        f"Solid: measured; dotted: estimated from bytes and operations. {_exhausted(found, axis)}"
+        f"{describe(measured)}".strip(),
+        tables=(_curve_table(points, series, axis, axis_title, unit), *ratio_tables(points, axis, metric)),
         figure=lambda theme: curve_figure(points, series, axis, axis_title, unit, theme),
         missing=tuple(wanted),
         runs=run_ids(measured),
     )
+
+
+def _exhausted(records: Sequence[Record], axis: str) -> str:
+    """Where a series ended for lack of memory, as a sentence."""
+    ends = sorted(
+        f"{series_label(series_key(record))} at {getattr(record, axis):,}" for record in records if not is_point(record)
+    )
+    return f"Out of memory: {'; '.join(ends)}. " if ends else ""
 
 
 def canonical_model(model: str) -> str:

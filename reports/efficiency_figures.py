@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..records import Record
-from .efficiency import SeriesKey, canonical_model, series_key
+from .efficiency import ESTIMATE, SeriesKey, canonical_model, series_key
 from .estimates import estimate, extra_text, group
 from .figures import GREY, MARKERS, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
 from .published import BAR_UNITS, HYBRID, TRANSFORMER
@@ -137,14 +137,15 @@ def curve_figure(
         x = [position for position, _ in found]
         y = [one.value for _, one in found]
         solid = key[0] == "measured"
+        estimated = ESTIMATE in key[2]
         panel.plot(
             x,
             y,
             marker=MARKERS[protocols.index(key[2])] if solid else "o",
             color=colour,
-            linestyle="-" if solid else (0, (5, 2)),
+            linestyle=(0, (1, 2)) if estimated else "-" if solid else (0, (5, 2)),
             markersize=4 if solid else 3.6,
-            markerfacecolor=colour if solid else theme.paper or "none",
+            markerfacecolor=colour if solid and not estimated else theme.paper or "none",
             markeredgewidth=1.1,
             linewidth=1.8 if solid else 1.2,
         )

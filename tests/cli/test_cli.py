@@ -10,6 +10,7 @@ TRAIN = {
     "--data", "--steps", "--context", "--learning-rate", "--batch-size", "--seed", "--set", "--device", "--runs",
 }  # fmt: skip
 STUDENT = {"--mixer", "--swa-ratio", "--pattern", "--window"}
+PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs")
 COMMANDS = {
     ("ablate",): {
         "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
@@ -30,7 +31,12 @@ COMMANDS = {
     ("convert",): {"--pattern", "--mixer", "--window", "--to", "--seed"},
     ("list",): {"--runs"},
     ("doctor",): set(),
-    ("bench", "ops"): {"--mixer", "--length", "--device", "--out"},
+    ("profile", "decode"): {"--model", "--context", "--batch", "--graph", "--protocol", *PROFILE},
+    ("profile", "prefill"): {"--model", "--context", "--chunk", "--batch", "--graph", "--protocol", *PROFILE},
+    ("profile", "stream"): {"--model", "--frames", "--frame-size", "--graph", "--protocol", *PROFILE},
+    ("profile", "memory"): {"--model", "--context", "--batch", *PROFILE},
+    ("profile", "training"): {"--model", "--context", "--batch", *PROFILE},
+    ("bench", "ops"): {"--mixer", "--length", "--geometry", "--backend", "--scope", "--device", "--out"},
 }  # fmt: skip
 
 

@@ -116,5 +116,20 @@ def mixed(make: SimpleNamespace) -> list[Record]:
         *make.curve("infinitevl-4b", "latency_ms", "ms", "context", {1024: 4.0, 65536: 4.1}),
         *make.curve("qwen2.5-vl-3b", "latency_ms", "ms", "context", {1024: 6.0, 65536: 14.0}, "as-published"),
         *make.curve("infinitevl-4b", "streaming_fps", "frames/s", "frames", {5: 60.0, 800: 59.0}),
+        *make.curve(
+            "infinitevl-4b",
+            "training_tokens_per_day",
+            "tokens/day",
+            "context",
+            {8192: 1e9},
+            artifact="fig1",
+            extra={
+                "protocol": "matched",
+                "path": "eager",
+                "ratio_to_floor": 2.5,
+                "floor_ms": 100.0,
+                "median_ms": 250.0,
+            },
+        ),
         *make.curve("infinitevl-4b", "cache_elements", "elements", "context", {32768: 51_904_512.0}, artifact="fig1"),
     ]

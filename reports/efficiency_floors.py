@@ -1,0 +1,118 @@
+"""How far every measured speed is from its floor: what its bytes and operations would take on the same device.
+
+The floor is the larger of bytes over the copy bandwidth and operations over the matrix rate, both measured in the same
+run; 1 is as fast as physics allows, whatever the device, so that this one chart compares what times do not.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..records import Record
+from .artifacts import Artifact, Missing, describe
+from .efficiency import COMMANDS, SeriesKey, canonical_model, series_key, series_label
+from .estimates import group, run_ids, unique
+from .figures import Theme, colour_of, new_figure, thousands
+from .tables import Cell, Column, Row, Table, number_cell, text_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = {
+    "latency_ms": ("Decode", "context"),
+    "prefill_tokens_per_second": ("Prefill", "context"),
+    "streaming_fps": ("Stream", "frames"),
+    "training_tokens_per_day": ("Training", "context"),
+}
+"""Metric → what it is of, and what it is measured against."""
+
+
+def floors(records: Sequence[Record]) -> Artifact:
+    """The ratio of measured time to its floor, for every speed that carries one."""
+    measured = unique(
+        r
+        for r in records
+        if r.source == "measured" and r.metric in TASKS and "ratio_to_floor" in r.extra
+        # Bars of figure 1 repeat points of curves; training has no curve of its own.
+        and (r.artifact != "fig1" or r.metric == "training_tokens_per_day")
+    )  # fmt: skip
+    absent = [metric for metric in ("latency_ms", "streaming_fps", "training_tokens_per_day")
+              if metric not in {record.metric for record in measured}]  # fmt: skip
+    return Artifact(
+        name="floors",
+        label="Floors",
+        title="Distance from the floor",
+        caption=(
+            "Measured time over the time that its bytes at copy bandwidth or its operations at the matrix rate would "
+            "take, both measured in the same run. 1 is the floor. Nothing of this is published. " + describe(measured)
+        ).strip(),
+        tables=(_table(measured),) if measured else (),
+        figure=(lambda theme: _figure(measured, theme)) if measured else None,
+        missing=tuple(Missing(f"{TASKS[metric][0]} over its floor", COMMANDS[metric]) for metric in absent),
+        runs=run_ids(measured),
+    )
+
+
+def _ratio(record: Record) -> float:
+    return float(str(record.extra["ratio_to_floor"]))
+
+
+def _position(record: Record) -> int:
+    return int(getattr(record, TASKS[record.metric][1]) or 0)
+
+
+def _sorted(records: Sequence[Record]) -> list[Record]:
+    order = list(TASKS)
+    return sorted(records, key=lambda r: (order.index(r.metric), series_key(r), _position(r), r.run_id or ""))
+
+
+def _table(records: Sequence[Record]) -> Table:
+    columns = (
+        Column("Task", numeric=False), Column("Model", numeric=False), Column("Tokens or frames"),
+        Column("Time", "ms"), Column("Floor", "ms"), Column("Over floor", "times"),
+        Column("Bandwidth used", "share"), Column("Matrix rate used", "share"),
+    )  # fmt: skip
+    rows = []
+    for record in _sorted(records):
+        extra = record.extra
+        values = [extra.get(name) for name in ("median_ms", "floor_ms", "ratio_to_floor", "mbu", "mfu")]
+        cells = (
+            text_cell(TASKS[record.metric][0]), text_cell(series_label(series_key(record))),
+            Cell(f"{_position(record):,}", _position(record)),
+            *(number_cell(None if value is None else float(str(value)), 2) for value in values),
+        )  # fmt: skip
+        rows.append(
+            Row(cells, "measured", run_ids([record]), (("scale", record.scale or ""), ("device", record.device or "")))
+        )
+    return Table("Time over floor", columns, tuple(rows))
+
+
+def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
+    tasks = [metric for metric in TASKS if any(record.metric == metric for record in records)]
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure, axes = new_figure(2.7 * rows, columns, rows)
+    for panel, metric in zip(axes, tasks, strict=False):
+        here = [record for record in records if record.metric == metric]
+        series: dict[SeriesKey, list[Record]] = group(_sorted(here), series_key)
+        top = max(_ratio(record) for record in here)
+        for key, same in series.items():
+            colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
+            eager = "as-published" in key[2] and canonical_model(key[1]) != key[1] and same[0].extra["path"] == "eager"
+            panel.plot(
+                [_position(r) for r in same], [_ratio(r) for r in same], "o--" if eager else "o-", color=colour,
+                markersize=3.6, label=series_label(key).removesuffix(", measured)") + ")",
+            )  # fmt: skip
+        panel.axhline(1.0, color=theme.ink, linewidth=1)
+        if min(_position(record) for record in here) > 0:
+            panel.set_xscale("log", base=2)
+            panel.minorticks_off()
+            positions = sorted({_position(record) for record in here})
+            shown = positions if len(positions) < 6 else positions[:: -(-len(positions) // 5)]
+            panel.set_xticks(shown, [thousands(position) for position in shown])
+        panel.set_ylim(0, top * 1.15)
+        panel.set_title(f"{TASKS[metric][0]}: time over floor")
+        panel.set_xlabel("tokens" if TASKS[metric][1] == "context" else "frames")
+        panel.legend(fontsize=6, loc="upper left" if top > 2 else "lower right")
+    for panel in axes[len(tasks) :]:
+        panel.set_visible(False)
+    return figure
