@@ -102,8 +102,10 @@ class FastGatedDeltaNet:
         projected = matrix_vector(x, self.weight, around)
         o = delta_step(projected, mixer.A_log, mixer.dt_bias, slots.recurrent)
         gate = projected[channels : channels + mixer.H * mixer.V]
-        around = Around(norm=mixer.o_norm.weight, gate=gate, eps=mixer.o_norm.eps, residual=x)
-        return matrix_vector(o, mixer.o_proj.weight, around)
+        # A kernel of its own: each program of the product would norm all heads again.
+        o, gate = o.view(mixer.H, mixer.V), gate.view(mixer.H, mixer.V)
+        o = fused(gated_head_norm, o, gate, mixer.o_norm.weight, mixer.o_norm.eps)
+        return matrix_vector(o.flatten(), mixer.o_proj.weight, Around(residual=x))
 
 
 class AnyMixer:

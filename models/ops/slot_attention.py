@@ -10,12 +10,16 @@ The kernels cut the slots into pieces, one a program, and merge their partial so
 kernel does: a handful of queries alone would keep a tenth of a GPU busy.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SLOTS_PER_PIECE, MOST_PIECES = 128, 128
 """For one token: slots of a piece at least, and pieces at most, since each makes the merge longer."""
+
+LOG2_E = math.log2(math.e)
 
 CHUNK_PIECES = 8
 """For a chunk, whose queries and heads are many programs already."""
@@ -75,7 +79,7 @@ def decode_kernel(
     partial = query.new_empty(B, H, pieces, K, dtype=torch.float32)
     weight = query.new_empty(B, H, pieces, 2, dtype=torch.float32)
     attend_piece[(B * G, pieces)](
-        query, keys, values, seen, partial, weight, scale, S, pieces,
+        query, keys, values, seen, partial, weight, scale * LOG2_E, S, pieces,
         G=G, HEADS=H // G, HEADS_PADDED=max(16, _power_of_two(H // G)), K=K, BLOCK=64,
     )  # fmt: skip
     merge_pieces[(B * H,)](partial, weight, o, 1, pieces, H=H, K=K, PIECES_PADDED=_power_of_two(pieces))
@@ -156,7 +160,7 @@ def chunk_kernel(
     o = torch.empty_like(query)
     block = min(128, max(16, _power_of_two(T)))
     attend_chunk_piece[(-(-T // block), B * H, pieces + 1)](
-        query, key, value, keys, values, seen, partial, weight, scale, T, S, pieces,
+        query, key, value, keys, values, seen, partial, weight, scale * LOG2_E, T, S, pieces,
         G=G, H=H, K=K, WINDOW=window or 0, BLOCK_T=block, BLOCK=64, num_warps=8 if block == 128 else 4,
     )  # fmt: skip
     merge_pieces[(B * H * T,)](

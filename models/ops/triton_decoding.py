@@ -35,11 +35,12 @@ def rotate_and_store(
 
 @triton.jit
 def fold(q, k, v, allowed, scale, largest, total, o):
-    """One block of keys into a running softmax; nothing is divided by zero where a row may see none of them."""
+    """One block of keys into a running softmax of powers of two: ``scale`` holds the logarithm of e."""
     scores = tl.where(allowed, tl.dot(q, tl.trans(k)) * scale, -1e30)
     new_largest = tl.maximum(largest, tl.max(scores, 1))
-    p = tl.where(allowed, tl.exp(scores - new_largest[:, None]), 0.0)
-    shrink = tl.exp(largest - new_largest)
+    # Whoever has seen nothing yet has a largest score of −1e30; what it sums up then is worth nothing when merged.
+    p = tl.exp2(scores - new_largest[:, None])
+    shrink = tl.exp2(largest - new_largest)
     return new_largest, total * shrink + tl.sum(p, 1), o * shrink[:, None] + tl.dot(p.to(v.dtype), v)
 
 
@@ -96,17 +97,21 @@ def attend_chunk_piece(
         per_piece = tl.cdiv(tl.cdiv(used, pieces), BLOCK) * BLOCK
         begin = piece * per_piece
         end = tl.minimum(begin + per_piece, used)
+        # The newest token in a ring stands before slot n mod S; a slot behind that is older by a whole round.
+        head = (n % S).to(tl.int32)
+        group_keys, group_values = keys + group * S * K, values + group * S * K
         for start in range(begin, end, BLOCK):
             slot = start + tl.arange(0, BLOCK)
             inside = slot < end
-            at = (group * S + slot[:, None]) * K + channels[None, :]
-            k = tl.load(keys + at, mask=inside[:, None], other=0.0)
-            v = tl.load(values + at, mask=inside[:, None], other=0.0)
-            allowed = inside[None, :] & real[:, None]
+            at = slot[:, None] * K + channels[None, :]
+            k = tl.load(group_keys + at, mask=inside[:, None], other=0.0)
+            v = tl.load(group_values + at, mask=inside[:, None], other=0.0)
             if WINDOW > 0:
-                # The newest token in a ring stands before slot n mod S; its age tells how far back a slot is.
-                age = ((n - 1 - slot) % S).to(tl.int32)
-                allowed = allowed & (t[:, None] + 1 + age[None, :] < WINDOW)
+                age = head - 1 - slot
+                age = tl.where(age < 0, age + S, age)
+                allowed = inside[None, :] & (t[:, None] + 1 + age[None, :] < WINDOW)
+            else:
+                allowed = inside[None, :] & real[:, None]
             largest, total, o = fold(q, k, v, allowed, scale, largest, total, o)
     else:
         for start in range(0, tl.minimum(T, (tl.program_id(0) + 1) * BLOCK_T), BLOCK):
@@ -133,7 +138,7 @@ def merge_pieces(partial, weight, output, T, pieces, H: tl.constexpr, K: tl.cons
     largest = tl.load(weight + (row * pieces + piece) * 2, mask=there, other=-1e30)
     total = tl.load(weight + (row * pieces + piece) * 2 + 1, mask=there, other=0.0)
     # The weight of a piece in which nothing was seen comes out as zero.
-    share = tl.exp(largest - tl.max(largest, 0))
+    share = tl.exp2(largest - tl.max(largest, 0))
     at = (row * pieces + piece[:, None]) * K + channels[None, :]
     o = tl.load(partial + at, mask=there[:, None], other=0.0)
     o = tl.sum(o * share[:, None], 0) / tl.sum(total * share, 0)
@@ -143,9 +148,9 @@ def merge_pieces(partial, weight, output, T, pieces, H: tl.constexpr, K: tl.cons
 
 @triton.jit
 def matrix_vector(
-    x, matrix, output, norm, gate, bias, residual, conv_state, filters, N, convolved, eps,
+    x, matrix, output, norm, bias, residual, conv_state, filters, N, convolved, eps,
     COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, NORM: tl.constexpr,
-    HEAD_NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, CONV: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, CONV: tl.constexpr,
 ):  # fmt: skip
     """`matrix_vector`: rows of the matrix times the vector, with what is around it; grid (row blocks)."""
     rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
@@ -161,12 +166,6 @@ def matrix_vector(
         if NORM:
             squares += value * value
             value = value * tl.load(norm + column, mask=there, other=0.0).to(tl.float32)
-        if HEAD_NORM:
-            # One block of columns is one head.
-            mean = tl.sum(value * value, 0) / BLOCK_COLUMNS
-            value = value * tl.rsqrt(mean + eps) * tl.load(norm + columns).to(tl.float32)
-            g = tl.load(gate + column).to(tl.float32)
-            value = value * g * tl.sigmoid(g)
         at = rows[:, None] * COLUMNS + column[None, :]
         mask = inside[:, None] & there[None, :]
         w = tl.load(matrix + at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
