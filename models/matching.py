@@ -51,8 +51,8 @@ def resolve_match(match: str | None, recipe: str) -> str:
         raise unknown_name("match", match, MATCHES)
     if match == "params" and recipe in INHERITING:
         raise UserError(
-            f"recipe {recipe} takes over its teacher's FFNs, whose width then cannot match parameters; use --match state "
-            "or none, or --recipe scratch"
+            f"recipe {recipe} takes over its teacher's FFNs, whose width then cannot match parameters; use --match "
+            "state or none, or --recipe scratch"
         )
     return match
 
