@@ -115,30 +115,35 @@ def decayed_scores(readers: Sequence[Tensor], k: Tensor, decay: Tensor) -> Decay
         decay: ``[..., C, K]``, from 0 to 1.
     """
     C = k.shape[-2]
-    scores = [(reader * k).sum(-1)[..., None, None] for reader in readers]
+    scores = [torch.diag_embed((reader * k).sum(-1)) for reader in readers]
     # Blocks of one token: [..., C, 1, K].
     total = decay.unsqueeze(-2)
     readers = [reader.unsqueeze(-2) * total for reader in readers]
     k = k.unsqueeze(-2)
-    for _ in range(C.bit_length() - 1):
-        size = k.shape[-2]
-        early, late = total.unflatten(-3, (-1, 2)).unbind(-3)
-        k_early = k[..., ::2, :, :]
-        for n, reader in enumerate(readers):
-            reader_late = reader[..., 1::2, :, :]
-            below = (reader_late * k_early).sum(-1, keepdim=True) if size == 1 else reader_late @ k_early.mT
-            upper = F.pad(scores[n][..., ::2, :, :], (0, size))
-            lower = torch.cat([below, scores[n][..., 1::2, :, :]], dim=-1)
-            scores[n] = torch.cat([upper, lower], dim=-2)
-        after = torch.stack([torch.ones_like(early), early], dim=-3)
-        until = torch.stack([late, torch.ones_like(late)], dim=-3)
-        readers = [(reader.unflatten(-3, (-1, 2)) * after).flatten(-3, -2) for reader in readers]
-        k = (k.unflatten(-3, (-1, 2)) * until).flatten(-3, -2)
-        total = early * late
-    return Decayed(
-        [score.squeeze(-3) for score in scores], [reader.squeeze(-3) for reader in readers], k.squeeze(-3),
-        total.squeeze(-3),
-    )  # fmt: skip
+    while (size := k.shape[-2]) < C:
+        k_early, k_late = _pairs(k)
+        total_early, total_late = _pairs(total)
+        joined = []
+        for reader, square in zip(readers, scores, strict=True):
+            early, late = _pairs(reader)
+            below = (late * k_early).sum(-1, keepdim=True) if size == 1 else late @ k_early.mT
+            diagonal_blocks(square, 2 * size)[..., size:, :size].copy_(below)
+            joined.append(torch.cat([early, late * total_early], dim=-2))
+        readers, total = joined, total_early * total_late
+        k = torch.cat([k_early * total_late, k_late], dim=-2)
+    return Decayed(scores, [reader.squeeze(-3) for reader in readers], k.squeeze(-3), total.squeeze(-3))
+
+
+def diagonal_blocks(square: Tensor, size: int) -> Tensor:
+    """The blocks on the diagonal of ``[..., C, C]``, a view ``[..., blocks, size, size]``."""
+    blocks = square.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
+    return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def _pairs(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The earlier and the later of each two neighbouring blocks ``[..., blocks, rows, columns]``."""
+    early, late = blocks.unflatten(-3, (-1, 2)).unbind(-3)
+    return early, late
 
 
 def carry(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

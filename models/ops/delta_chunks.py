@@ -8,7 +8,7 @@ section 3.3, with decay.
 import torch
 from torch import Tensor
 
-from .chunks import outputs
+from .chunks import diagonal_blocks, outputs
 
 
 def inverse(recall: Tensor) -> Tensor:
@@ -21,8 +21,7 @@ def inverse(recall: Tensor) -> Tensor:
     solution = recall.new_ones(*recall.shape[:-1], 1, 1)
     while (size := solution.shape[-1]) < C:
         early, late = solution.unflatten(-3, (-1, 2)).unbind(-3)
-        blocks = recall.unflatten(-1, (-1, 2 * size)).unflatten(-3, (-1, 2 * size)).diagonal(dim1=-4, dim2=-2)
-        below = -(late @ blocks.movedim(-1, -3)[..., size:, :size] @ early)
+        below = -(late @ diagonal_blocks(recall, 2 * size)[..., size:, :size] @ early)
         upper = torch.nn.functional.pad(early, (0, size))
         solution = torch.cat([upper, torch.cat([below, late], dim=-1)], dim=-2)
     return solution.squeeze(-3)

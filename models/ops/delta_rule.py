@@ -62,5 +62,5 @@ def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Ten
 
 DELTA_RULE = Recurrence(
     "delta_rule", reference, chunked, _random_gates,
-    {"fla": Kernel(kernel, largest_key=256, sixteen_bit=True, even=True)}, unit_keys=True,
+    {"fla": Kernel(kernel, largest_key=256, sixteen_bit=True)}, unit_keys=True,
 )  # fmt: skip

@@ -82,6 +82,6 @@ def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 GATED_DELTA_RULE = Recurrence(
-    "gated_delta_rule", reference, chunked, _random_gates, {"fla": Kernel(kernel, largest_key=256, even=True)},
+    "gated_delta_rule", reference, chunked, _random_gates, {"fla": Kernel(kernel, largest_key=256)},
     unit_keys=True,
 )  # fmt: skip

@@ -63,7 +63,7 @@ class Kernel:
         form: with the signature of the recurrence's reference, and ``cu_seqlens`` if ``packed``.
         largest_key: the widest keys K; None if any will do.
         sixteen_bit: whether q, k and v must be float16 or bfloat16.
-        even: whether K and V must be even.
+        even: whether K and V must be even to train in float16 and bfloat16.
         packed: whether it takes ``cu_seqlens``.
         from_state: whether more than one token can start from a state.
         state_gradient: whether gradients flow into the given state and from the last one.
@@ -87,8 +87,8 @@ class Kernel:
             return "it takes float16 and bfloat16, not float32"
         if self.largest_key is not None and self.largest_key < call.K:
             return f"it takes keys of at most {self.largest_key} channels, not {call.K}"
-        if self.even and (call.K % 2 or call.V % 2):
-            return f"it takes even widths of keys and values, not {call.K} and {call.V}"
+        if self.even and call.with_gradient and call.dtype != torch.float32 and (call.K % 2 or call.V % 2):
+            return f"it trains even widths of keys and values in {_name(call.dtype)}, not {call.K} and {call.V}"
         if call.from_state and not self.from_state and call.T > 1:
             return "it cannot start more than one token from a state"
         return None

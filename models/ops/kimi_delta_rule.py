@@ -75,6 +75,6 @@ def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 KIMI_DELTA_RULE = Recurrence(
-    "kimi_delta_rule", reference, chunked, _random_gates, {"fla": Kernel(kernel, largest_key=256, even=True)},
+    "kimi_delta_rule", reference, chunked, _random_gates, {"fla": Kernel(kernel, largest_key=256)},
     unit_keys=True,
 )  # fmt: skip

@@ -8,6 +8,7 @@ normaliser (a column of ones in v gives it).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import causal, chunk_size, outputs, split
@@ -42,7 +43,12 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None) -> 
 def kernel(
     q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None, cu_seqlens: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Through flash-linear-attention."""
+    """Through flash-linear-attention, which trains only even widths: values get a column of zeros more, and lose it."""
+    if v.shape[-1] % 2:
+        o, S = kernel(
+            q, k, F.pad(v, (0, 1)), state=None if state is None else F.pad(state, (0, 1)), cu_seqlens=cu_seqlens
+        )
+        return o[..., :-1], S[..., :-1]
     from fla.ops.linear_attn import chunk_linear_attn, fused_recurrent_linear_attn
 
     function = fused_recurrent_linear_attn if one_step(q, k, v) else chunk_linear_attn

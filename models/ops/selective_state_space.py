@@ -76,6 +76,6 @@ SELECTIVE_STATE_SPACE = Recurrence(
     _through(state_space_dual.reference),
     _through(state_space_dual.chunked),
     _random_gates,
-    {"fla": Kernel(kernel), "mamba_ssm": Kernel(mamba_kernel, packed=False)},
+    {"fla": Kernel(kernel, even=True), "mamba_ssm": Kernel(mamba_kernel, packed=False)},
     parameters=1,
 )

@@ -64,4 +64,4 @@ def _random_gates(k: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Ten
     return (F.logsigmoid(torch.randn(k.shape[:-1], generator=generator, dtype=k.dtype) + 2),)
 
 
-STATE_SPACE_DUAL = Recurrence("state_space_dual", reference, chunked, _random_gates, {"fla": Kernel(kernel)})
+STATE_SPACE_DUAL = Recurrence("state_space_dual", reference, chunked, _random_gates, {"fla": Kernel(kernel, even=True)})

@@ -91,7 +91,12 @@ def test_what_no_kernel_takes(recurrence: Recurrence, backend: str) -> None:
             for name in ("delta_rule", "gated_delta_rule", "kimi_delta_rule")
         ],
         ("delta_rule", "fla", on_cuda(dtype=torch.float32), "float16 and bfloat16, not float32"),
-        ("gated_delta_rule", "fla", on_cuda(K=33), "even widths of keys and values, not 33 and 64"),
+        (
+            "state_space_dual",
+            "fla",
+            on_cuda(K=33, with_gradient=True),
+            "even widths of keys and values in bfloat16, not 33",
+        ),
         ("selective_scan", "mamba_ssm", on_cuda(from_state=True), "cannot start more than one token from a state"),
     ],
 )
@@ -291,3 +296,24 @@ def test_random_inputs_are_valid_and_follow_the_seed(recurrence: Recurrence) -> 
         assert (first[4] < 0).all()
     elif recurrence.name not in ("linear_attention", "delta_rule"):
         assert (first[3] <= 0).all()
+
+
+def test_the_linear_kernel_gets_even_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    recurrence = RECURRENCES["linear_attention"]
+    module = pytest.importorskip("fla.ops.linear_attn")
+
+    def fake(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, initial_state: torch.Tensor | None, **_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert v.shape[-1] % 2 == 0
+        return recurrence.reference(q, k, v, state=initial_state)
+
+    for name in ("chunk_linear_attn", "fused_recurrent_linear_attn"):
+        monkeypatch.setattr(module, name, fake)
+    for width, given in ((5, True), (5, False), (4, True)):
+        inputs = recurrence.random_inputs(2, 9, 3, 8, width)
+        state = random_state(shape=(2, 3, 8, width), dtype=torch.float32) if given else None
+        o, last = recurrence.kernels["fla"].form(*inputs, state=state)
+        expected, expected_last = recurrence.reference(*inputs, state=state)
+        torch.testing.assert_close(o, expected)
+        torch.testing.assert_close(last, expected_last)
