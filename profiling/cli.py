@@ -28,6 +28,34 @@ Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Start not
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is finished.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
+Out = Annotated[Path | None, typer.Option("--out", help="Also write the records as JSON lines to this file.")]
+
+
+@profile.command("all")
+def everything(
+    model: Models = None,
+    dtype: Dtype = None,
+    quick: Quick = False,
+    budget: Budget = None,
+    again: Again = False,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    out: Out = None,
+) -> None:
+    """Everything below in one process, the most telling first.
+
+    Example:
+
+      infinitevl-bench profile all --quick --budget 480
+    """
+    from .command import Request, profile_command
+
+    profile_command(
+        Request(
+            "all", model or [], dtype=dtype, quick=quick, budget_s=budget, again=again, device=device, runs=runs,
+            out=out,
+        )
+    )  # fmt: skip
 
 
 @profile.command()
@@ -43,6 +71,7 @@ def decode(
     again: Again = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    out: Out = None,
 ) -> None:
     """Latency of a token against context (claim C4, figure 4).
 
@@ -55,7 +84,7 @@ def decode(
     profile_command(
         Request(
             "decode", model or [], context or [], batch=batch, graph=graph, protocol=protocol, dtype=dtype, quick=quick,
-            budget_s=budget, again=again, device=device, runs=runs,
+            budget_s=budget, again=again, device=device, runs=runs, out=out,
         )
     )  # fmt: skip
 
@@ -74,6 +103,7 @@ def prefill(
     again: Again = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    out: Out = None,
 ) -> None:
     """Tokens per second of reading a context, in chunks, against its length.
 
@@ -86,7 +116,7 @@ def prefill(
     profile_command(
         Request(
             "prefill", model or [], context or [], chunk=chunk, batch=batch, graph=graph, protocol=protocol,
-            dtype=dtype, quick=quick, budget_s=budget, again=again, device=device, runs=runs,
+            dtype=dtype, quick=quick, budget_s=budget, again=again, device=device, runs=runs, out=out,
         )
     )  # fmt: skip
 
@@ -104,6 +134,7 @@ def stream(
     again: Again = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    out: Out = None,
 ) -> None:
     """Frames per second of a stream against frames already watched (claim C5, figure 4).
 
@@ -116,7 +147,7 @@ def stream(
     profile_command(
         Request(
             "stream", model or [], frames=frames or [], frame_size=frame_size, graph=graph, protocol=protocol,
-            dtype=dtype, quick=quick, budget_s=budget, again=again, device=device, runs=runs,
+            dtype=dtype, quick=quick, budget_s=budget, again=again, device=device, runs=runs, out=out,
         )
     )  # fmt: skip
 
@@ -132,6 +163,7 @@ def memory(
     again: Again = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    out: Out = None,
 ) -> None:
     """Peak memory of decoding against context, each point in a process of its own (claim C6, figure 1).
 
@@ -144,7 +176,7 @@ def memory(
     profile_command(
         Request(
             "memory", model or [], context or [], batch=batch, dtype=dtype, quick=quick, budget_s=budget, again=again,
-            device=device, runs=runs,
+            device=device, runs=runs, out=out,
         )
     )  # fmt: skip
 
@@ -160,6 +192,7 @@ def training(
     again: Again = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    out: Out = None,
 ) -> None:
     """Training throughput at the settings of stage 2 (claim C8, figure 1).
 
@@ -172,6 +205,6 @@ def training(
     profile_command(
         Request(
             "training", model or [], context or [], batch=batch, dtype=dtype, quick=quick, budget_s=budget, again=again,
-            device=device, runs=runs,
+            device=device, runs=runs, out=out,
         )
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """`infinitevl-bench profile`: from what was asked for to cells, and from their records to a table."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,12 +9,14 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..models.device import resolve_device
-from ..records import Record
+from ..records import Record, write_records
 from . import decode, memory, prefill, streaming, training
 from .models import DEFAULTS, config_of, resolve_dtype
 from .session import PROTOCOLS, Cell, Session, paths_of
 
-KINDS = ("decode", "prefill", "stream", "memory", "training")
+KINDS = ("decode", "stream", "memory", "training", "prefill")
+"""What can be profiled; `all` takes them in this order, the most telling first."""
+
 Measure = Callable[[Session, Cell], list[Record]]
 
 
@@ -23,7 +25,7 @@ class Request:
     """What was asked for; None and empty lists mean the default of the device.
 
     Attributes:
-        what: Of `KINDS`.
+        what: Of `KINDS`, or ``all``: one after the other in one process, since importing takes its time.
         models: Presets, ``preset:PATTERN``, or folders of checkpoints.
         contexts: Tokens before what is measured.
         frames: Frames before what is measured.
@@ -38,6 +40,7 @@ class Request:
         budget_s: Start no cell after so many seconds.
         again: Measure what is finished anew.
         runs: Folder of all runs.
+        out: JSON-lines file that the records are written to as well; None writes none.
     """
 
     what: str
@@ -55,6 +58,7 @@ class Request:
     budget_s: float | None = None
     again: bool = False
     runs: Path = Path("runs")
+    out: Path | None = None
 
 
 def profile_command(request: Request) -> list[Record]:
@@ -70,12 +74,17 @@ def profile_command(request: Request) -> list[Record]:
             raise UserError(f"{number} is no number of tokens or frames; use 1 or more")
     if request.protocol not in (*PROTOCOLS, "both"):
         raise UserError(f"unknown protocol {request.protocol!r}; use matched, as-published or both")
-    cells, measure = plan(request, device)
+    if request.out is not None and request.out.is_dir():
+        raise UserError(f"{request.out} is a folder; give --out a file, such as {request.out / 'profile.jsonl'}")
+    plans = [plan(replace(request, what=kind), device) for kind in (KINDS if request.what == "all" else [request.what])]
     session = Session(device, dtype, request.runs, request.batch, request.budget_s, request.again)
-    records = session.run(cells, measure)
-    session.drop()
-    show(records)
-    return records
+    for cells, measure in plans:
+        session.run(cells, measure)
+        session.drop()
+        if request.out is not None:
+            write_records(request.out, session.records)
+    show(session.records)
+    return session.records
 
 
 def plan(request: Request, device: str) -> tuple[list[Cell], Measure]:

@@ -75,11 +75,11 @@ def measure_decode(session: Session, cell: Cell) -> list[Record]:
 
 def ensure_checked(session: Session, profiled: Profiled, cell: Cell) -> None:
     """Check the model once a session, before its first speed."""
-    key = f"{cell.model} {cell.what}"
-    if key not in session.checked:
+    if cell.model not in session.checked:
         session.drop_decoder()
-        session.checked[key] = check_decoder(profiled, use_graph=True)
-        session.console.print(f"{cell.model}: the fast path is right ({session.checked[key]})", markup=False)
+        found = session.checked[cell.model] = check_decoder(profiled, use_graph=True)
+        told = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
+        session.console.print(f"{cell.model}: the fast path is right ({told})", markup=False)
 
 
 def _samples(session: Session, profiled: Profiled, path: str, context: int) -> Samples:

@@ -28,6 +28,9 @@ from .timing import Samples
 MATCHED, AS_PUBLISHED, EAGER = "matched", "as-published", "eager"
 PROTOCOLS = (MATCHED, AS_PUBLISHED)
 ESTIMATE, OUT_OF_MEMORY = "estimate", "out_of_memory"
+CHECKED = ("decode", "prefill", "stream")
+"""What the checks of a model's fast path vouch for."""
+
 HEADROOM_BYTES = {"cuda": 3e9, "cpu": 5e8}
 """Memory left for activations, compiled kernels and the allocator when it is asked whether something fits."""
 
@@ -195,7 +198,7 @@ class Session:
                 found = [r.model_copy(update={"run_id": folder.spec.id}) for r in measure(self, cell)]
                 folder.finish(found, status="ok")
             self.records += found
-            for line in _told(found):
+            for line in dict.fromkeys(_told(found)):
                 self.console.print(f"{cell.label}: {line}", markup=False)
         if left:
             self.console.print(f"{left} cells left when the time was up; call the same command again to go on")
@@ -229,7 +232,7 @@ class Session:
             "path": cell.path, "captured": cell.path == "graph" and self.device == "cuda",
             "weights": "random" if profiled.random_weights else "checkpoint", "batch": self.batch,
             "dtype": str(self.dtype).removeprefix("torch."), "session": self.started, **notes,
-            **self.checked.get(f"{cell.model} {cell.what}", {}),
+            **(self.checked.get(cell.model, {}) if cell.what in CHECKED else {}),
         }  # fmt: skip
         if protocol is not None:
             extra["protocol"] = protocol
@@ -272,5 +275,4 @@ def _told(records: Sequence[Record]) -> Iterator[str]:
         floor = record.extra.get("ratio_to_floor")
         over = f", {floor:.2f} × floor" if isinstance(floor, float) else ""
         status = f" ({record.extra['status']})" if "status" in record.extra else ""
-        protocol = f" [{record.extra['protocol']}]" if "protocol" in record.extra else ""
-        yield f"{record.metric}{at}: {record.value:,.5g} {record.unit}{over}{status}{protocol}"
+        yield f"{record.metric}{at}: {record.value:,.5g} {record.unit}{over}{status}"

@@ -4,7 +4,7 @@ The published baseline ran eagerly and the hybrid from a captured graph. Ours ca
 (``extra["protocol"]``: ``as-published`` or ``matched``), and rows of different protocols or devices never merge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..records import Record
 from .artifacts import Artifact, Missing, describe
@@ -44,6 +44,34 @@ def conditions(record: Record) -> str:
         ESTIMATE if is_estimate(record) else "",
     )
     return ", ".join(note for note in notes if note)
+
+
+def joined(records: Sequence[Record]) -> list[Record]:
+    """Records with one measurement once: a captured hybrid stands under both protocols, and is one line."""
+
+    def measurement(record: Record) -> tuple[object, ...]:
+        place = (record.artifact, record.metric, record.context, record.frames)
+        return record.run_id, record.model, record.pattern, *place, record.value
+
+    together = group(records, lambda r: measurement(r) if r.run_id is not None else (id(r),))
+    found = []
+    for same in together.values():
+        protocols = sorted({extra_text(record, "protocol") or "" for record in same}, reverse=True)
+        notes = {"protocol": " and ".join(protocols)} if len(protocols) > 1 else {}
+        found.append(same[0].model_copy(update={"extra": same[0].extra | notes}))
+    return found
+
+
+def is_full_size(record: Record) -> bool:
+    """Whether a number may stand on one axis with the published ones: of a model of that size, on an accelerator."""
+    return record.source == "published" or (
+        canonical_model(record.model) in (HYBRID, TRANSFORMER) and record.device != "cpu"
+    )
+
+
+def in_order(series: Iterable[SeriesKey]) -> list[SeriesKey]:
+    """Series as tables and figures show them: the published ones first."""
+    return sorted(series, key=lambda key: (key[0] != "published", key))
 
 
 def is_estimate(record: Record) -> bool:
@@ -92,8 +120,8 @@ def overview(records: Sequence[Record]) -> Artifact:
     from .efficiency_figures import overview_figure
 
     published = [r for r in records if r.artifact == "fig1" and r.source == "published"]
-    measured = unique(
-        r for r in records if r.source == "measured" and r.metric in BAR_UNITS and _headline(r) and is_point(r)
+    measured = joined(
+        unique(r for r in records if r.source == "measured" and r.metric in BAR_UNITS and _headline(r) and is_point(r))
     )
     bars = [r for r in published if r.metric in BAR_UNITS]
     scatter = [r for r in published if r.metric.startswith("scatter_")]
@@ -105,6 +133,7 @@ def overview(records: Sequence[Record]) -> Artifact:
         caption=(
             f"{CAVEAT} The unit of the published throughput is not printed on its bar; its caption says per GPU-day. "
             "The scatter's scores are the figure's own and differ from the means of tables 1 and 2. "
+            "Measured bars: training at 8,192 tokens, streaming after 800 frames, latency at 65,536 tokens. "
             "Dashed and hollow: published. Solid: measured. " + describe(measured)
         ).strip(),
         tables=(_bar_table([*bars, *measured]), _scatter_table(scatter)),
@@ -165,7 +194,7 @@ def _curve_artifact(
     )
     points = [record for record in found if is_point(record)]
     measured = [record for record in points if record.source == "measured"]
-    series = sorted(group(points, series_key), key=lambda key: (key[0] != "published", key))
+    lines = joined(points)
     wanted = [
         Missing(f"Measured {unit} of {model}", COMMANDS[metric])
         for model in (HYBRID, TRANSFORMER)
@@ -178,8 +207,8 @@ def _curve_artifact(
         caption=f"{CAVEAT} Published points were digitised from the plot, about ±1 %. Dashed and hollow: published. "
         f"Solid: measured; dotted: estimated from bytes and operations. {_exhausted(found, axis)}"
         f"{describe(measured)}".strip(),
-        tables=(_curve_table(points, series, axis, axis_title, unit), *ratio_tables(points, axis, metric)),
-        figure=lambda theme: curve_figure(points, series, axis, axis_title, unit, theme),
+        tables=(_curve_table(lines, axis, axis_title, unit), *ratio_tables(points, axis, metric)),
+        figure=lambda theme: curve_figure(lines, axis, axis_title, unit, theme),
         missing=tuple(wanted),
         runs=run_ids(measured),
     )
@@ -235,7 +264,8 @@ def _scatter_table(rows: Sequence[Record]) -> Table:
     return Table("Speed and performance", columns, tuple(body))
 
 
-def _curve_table(points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str) -> Table:
+def _curve_table(points: Sequence[Record], axis: str, axis_title: str, unit: str) -> Table:
+    series = in_order(group(points, series_key))
     columns = (Column(axis_title), *(Column(series_label(key), unit) for key in series))
     cells = group(points, lambda r: (getattr(r, axis), series_key(r)))
     rows = []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..records import Record
-from .efficiency import ESTIMATE, SeriesKey, canonical_model, series_key
+from .efficiency import ESTIMATE, SeriesKey, canonical_model, in_order, is_full_size, series_key
 from .estimates import estimate, extra_text, group
 from .figures import GREY, MARKERS, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
 from .published import BAR_UNITS, HYBRID, TRANSFORMER
@@ -119,16 +119,33 @@ def _scatter_panel(axis: "Axes", scatter: Sequence[Record], theme: Theme) -> Non
     axis.set_title("Average score against streaming speed, as published")
 
 
-def curve_figure(
-    points: Sequence[Record], series: Sequence[SeriesKey], axis: str, axis_title: str, unit: str, theme: Theme
-) -> "Figure":
-    """One line a model, protocol and device; published dashed and hollow, measured solid, intervals as bars."""
-    figure, axes = new_figure(3.4)
-    panel = axes[0]
+def curve_figure(points: Sequence[Record], axis: str, axis_title: str, unit: str, theme: Theme) -> "Figure":
+    """One line a model, protocol and device; published dashed and hollow, measured solid, intervals as bars.
+
+    What is not of the published size, or ran on a processor, has a panel of its own.
+    """
+    panels = [
+        (title, chosen)
+        for title, chosen in (
+            (f"{unit[0].upper()}{unit[1:]}", [record for record in points if is_full_size(record)]),
+            (f"{unit[0].upper()}{unit[1:]}, small models", [record for record in points if not is_full_size(record)]),
+        )
+        if chosen
+    ]
+    figure, axes = new_figure(3.4 * len(panels), rows=len(panels))
+    for panel, (title, chosen) in zip(axes, panels, strict=True):
+        _curves(panel, chosen, axis, theme)
+        panel.set_xlabel(axis_title.lower())
+        panel.set_title(title)
+    return figure
+
+
+def _curves(panel: "Axes", points: Sequence[Record], axis: str, theme: Theme) -> None:
     by_series = group(points, series_key)
+    series = in_order(by_series)
     protocols = sorted({key[2] for key in series if key[0] == "measured"})
     right = max(getattr(record, axis) for record in points)
-    ends = []
+    ends, inside = [], []
     for key in series:
         colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
         found = sorted(
@@ -141,7 +158,7 @@ def curve_figure(
         panel.plot(
             x,
             y,
-            marker=MARKERS[protocols.index(key[2])] if solid else "o",
+            marker=MARKERS[protocols.index(key[2]) % len(MARKERS)] if solid else "o",
             color=colour,
             linestyle=(0, (1, 2)) if estimated else "-" if solid else (0, (5, 2)),
             markersize=4 if solid else 3.6,
@@ -155,17 +172,16 @@ def curve_figure(
         if x[-1] > 0.75 * right:
             ends.append((y[-1], _end_name(key), colour))
         else:
-            end_label(panel, x[-1], y[-1], _end_name(key), colour, xytext=(0, 8), va="bottom", ha="center")
+            inside.append((x[-1], y[-1], _end_name(key), colour))
     panel.set_ylim(0, max(record.value for record in points) * 1.1)
     panel.set_xlim(0, right * 1.28)
     ticks = [tick for tick in panel.get_xticks() if tick <= right]
     panel.set_xticks(ticks, [thousands(tick) for tick in ticks])
-    panel.set_xlabel(axis_title.lower())
-    panel.set_title(f"{unit[0].upper()}{unit[1:]}")
     gap = panel.get_ylim()[1] * 0.12
+    for (x_end, _, name, colour), height in zip(inside, spread([y for _, y, _, _ in inside], gap), strict=True):
+        end_label(panel, x_end, height, name, colour)
     for (_, name, colour), height in zip(ends, spread([y for y, _, _ in ends], gap, gap / 2), strict=True):
         end_label(panel, right, height, name, colour)
-    return figure
 
 
 def _end_name(key: SeriesKey) -> str:

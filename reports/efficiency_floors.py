@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..records import Record
 from .artifacts import Artifact, Missing, describe
-from .efficiency import COMMANDS, SeriesKey, canonical_model, series_key, series_label
-from .estimates import group, run_ids, unique
+from .efficiency import COMMANDS, SeriesKey, canonical_model, is_full_size, series_key, series_label
+from .estimates import extra_text, group, run_ids, scale_rank, unique
 from .figures import Theme, colour_of, new_figure, thousands
 from .tables import Cell, Column, Row, Table, number_cell, text_cell
 
@@ -28,12 +28,14 @@ TASKS = {
 
 def floors(records: Sequence[Record]) -> Artifact:
     """The ratio of measured time to its floor, for every speed that carries one."""
-    measured = unique(
-        r
-        for r in records
-        if r.source == "measured" and r.metric in TASKS and "ratio_to_floor" in r.extra
-        # Bars of figure 1 repeat points of curves; training has no curve of its own.
-        and (r.artifact != "fig1" or r.metric == "training_tokens_per_day")
+    measured = _once(
+        unique(
+            r
+            for r in records
+            if r.source == "measured" and r.metric in TASKS and "ratio_to_floor" in r.extra
+            # Bars of figure 1 repeat points of curves; training has no curve of its own.
+            and (r.artifact != "fig1" or r.metric == "training_tokens_per_day")
+        )
     )  # fmt: skip
     absent = [metric for metric in ("latency_ms", "streaming_fps", "training_tokens_per_day")
               if metric not in {record.metric for record in measured}]  # fmt: skip
@@ -49,6 +51,16 @@ def floors(records: Sequence[Record]) -> Artifact:
         figure=(lambda theme: _figure(measured, theme)) if measured else None,
         missing=tuple(Missing(f"{TASKS[metric][0]} over its floor", COMMANDS[metric]) for metric in absent),
         runs=run_ids(measured),
+    )
+
+
+def _once(records: Sequence[Record]) -> list[Record]:
+    """One record a measurement: a captured hybrid stands under both protocols, and is shown under the matched one."""
+    ordered = sorted(records, key=lambda r: (extra_text(r, "protocol") != "matched", extra_text(r, "protocol") or ""))
+    return list(
+        {
+            (r.run_id, r.metric, r.model, r.pattern, _position(r), r.extra.get("path")): r for r in reversed(ordered)
+        }.values()
     )
 
 
@@ -86,7 +98,19 @@ def _table(records: Sequence[Record]) -> Table:
     return Table("Time over floor", columns, tuple(rows))
 
 
+def _short_label(key: SeriesKey) -> str:
+    from .efficiency_figures import short_device
+
+    return ", ".join(part for part in (key[1], key[2], short_device(key[3])) if part)
+
+
 def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
+    """A panel a task, of the largest models that were measured; the table holds the others as well."""
+    largest = max(scale_rank(record.scale) for record in records)
+    # The two published models are presets of one size each.
+    records = [record for record in records if is_full_size(record) or scale_rank(record.scale) == largest]
+    if any(is_full_size(record) for record in records):
+        records = [record for record in records if is_full_size(record)]
     tasks = [metric for metric in TASKS if any(record.metric == metric for record in records)]
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -97,22 +121,23 @@ def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
         top = max(_ratio(record) for record in here)
         for key, same in series.items():
             colour = colour_of(canonical_model(key[1]), theme, [k[1] for k in series])
-            eager = "as-published" in key[2] and canonical_model(key[1]) != key[1] and same[0].extra["path"] == "eager"
+            eager = same[0].extra.get("path") == "eager" and metric != "training_tokens_per_day"
             panel.plot(
                 [_position(r) for r in same], [_ratio(r) for r in same], "o--" if eager else "o-", color=colour,
-                markersize=3.6, label=series_label(key).removesuffix(", measured)") + ")",
+                markersize=3.6, label=_short_label(key),
             )  # fmt: skip
         panel.axhline(1.0, color=theme.ink, linewidth=1)
-        if min(_position(record) for record in here) > 0:
-            panel.set_xscale("log", base=2)
-            panel.minorticks_off()
-            positions = sorted({_position(record) for record in here})
-            shown = positions if len(positions) < 6 else positions[:: -(-len(positions) // 5)]
-            panel.set_xticks(shown, [thousands(position) for position in shown])
-        panel.set_ylim(0, top * 1.15)
+        panel.set_xscale("log", base=2)
+        panel.minorticks_off()
+        positions = sorted({_position(record) for record in here})
+        shown = [positions[0], positions[-1]] if len(positions) > 1 else positions
+        shown += [p for p in positions if 4 * shown[0] < p < shown[-1] / 4][::3]
+        panel.set_xticks(shown, [thousands(position) for position in shown])
+        # Room above the lines for the legend.
+        panel.set_ylim(0, top * 1.15 + 0.2 * top * len(series))
         panel.set_title(f"{TASKS[metric][0]}: time over floor")
         panel.set_xlabel("tokens" if TASKS[metric][1] == "context" else "frames")
-        panel.legend(fontsize=6, loc="upper left" if top > 2 else "lower right")
+        panel.legend(fontsize=6.5, loc="upper left")
     for panel in axes[len(tasks) :]:
         panel.set_visible(False)
     return figure

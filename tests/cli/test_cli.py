@@ -10,7 +10,7 @@ TRAIN = {
     "--data", "--steps", "--context", "--learning-rate", "--batch-size", "--seed", "--set", "--device", "--runs",
 }  # fmt: skip
 STUDENT = {"--mixer", "--swa-ratio", "--pattern", "--window"}
-PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs")
+PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs", "--out")
 COMMANDS = {
     ("ablate",): {
         "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match", "--steps",
@@ -31,6 +31,7 @@ COMMANDS = {
     ("convert",): {"--pattern", "--mixer", "--window", "--to", "--seed"},
     ("list",): {"--runs"},
     ("doctor",): set(),
+    ("profile", "all"): {"--model", *PROFILE},
     ("profile", "decode"): {"--model", "--context", "--batch", "--graph", "--protocol", *PROFILE},
     ("profile", "prefill"): {"--model", "--context", "--chunk", "--batch", "--graph", "--protocol", *PROFILE},
     ("profile", "stream"): {"--model", "--frames", "--frame-size", "--graph", "--protocol", *PROFILE},

@@ -60,6 +60,13 @@ def test_a_decode_step_is_recorded_under_both_protocols(tmp_path: Path) -> None:
     assert len(hybrid) == 2, "one measurement stands under both protocols"
 
 
+def test_sixteen_bits_are_held_to_what_the_model_itself_loses_by_them(tmp_path: Path) -> None:
+    for record in run(tmp_path, "decode", contexts=[32], dtype="bfloat16"):
+        assert record.extra["dtype"] == "bfloat16"
+        decode_error, noise = (float(str(record.extra[name])) for name in ("check_decode", "check_noise"))
+        assert 1e-4 < decode_error <= max(5e-2, 4 * noise) <= 0.2
+
+
 def test_finished_cells_are_skipped_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tmp_path, "decode", contexts=[32], models=["tiny"])
     assert measured_records(tmp_path)[-len(first) :] == first
@@ -95,7 +102,8 @@ def test_a_stream_is_watched_and_counted(tmp_path: Path) -> None:
     for record in run_through:
         assert record.value == pytest.approx(1000 / float(str(record.extra["median_ms"])))
         assert record.extra["tokens_per_frame"] == 4
-        assert record.extra["check_stream"] < 1e-3
+        assert float(str(record.extra["check_stream_layer_4"])) < 1e-3
+        assert float(str(record.extra["check_stream_layer_7"])) < 1e-3
 
 
 def test_memory_is_measured_in_a_process_of_its_own_and_the_cache_is_what_is_counted(tmp_path: Path) -> None:
