@@ -82,7 +82,8 @@ class StateSlots:
 def _empty_state(mixer: TokenMixer, token: Tensor) -> StateSlots:
     """The slots of a mixer, laid out as the state that it leaves after one token ``[B, 1, D]``."""
     _, state = mixer.mix(token, None, None)
-    return StateSlots(*(None if tensor is None else torch.zeros_like(tensor) for tensor in state))
+    # Not zeros_like, which would keep the strides of a transposed view: kernels count on rows that follow each other.
+    return StateSlots(*(None if x is None else torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in state))
 
 
 class FixedCache:

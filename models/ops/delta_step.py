@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .decoding import check_contiguous, takes_kernels
 from .gated_delta_rule import reference as gated_delta_rule
 
 BLOCK_V = 32
@@ -26,7 +27,7 @@ def delta_step(projected: Tensor, A_log: Tensor, dt_bias: Tensor, state: Tensor)
     Returns:
         ``[H·V]`` in the projection's dtype.
     """
-    return (kernel if projected.device.type == "cuda" else reference)(projected, A_log, dt_bias, state)
+    return (kernel if takes_kernels(projected) else reference)(projected, A_log, dt_bias, state)
 
 
 def reference(projected: Tensor, A_log: Tensor, dt_bias: Tensor, state: Tensor) -> Tensor:
@@ -48,6 +49,7 @@ def kernel(projected: Tensor, A_log: Tensor, dt_bias: Tensor, state: Tensor) -> 
     """By one Triton kernel."""
     from .triton_decoding import delta_rule_step
 
+    check_contiguous(projected=projected, state=state)
     _, H, K, V = state.shape
     block = BLOCK_V if V % BLOCK_V == 0 else V
     o = torch.empty(H * V, dtype=projected.dtype, device=projected.device)

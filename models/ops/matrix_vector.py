@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .decoding import check_contiguous, power_of_two, takes_kernels
+
 
 def tile(rows: int, columns: int, swiglu: bool) -> tuple[int, int, int]:
     """Rows and columns of the matrix that a program reads at a time, and its warps.
@@ -66,7 +68,7 @@ def matrix_vector(x: Tensor, matrix: Tensor, around: Around) -> Tensor:
     Returns:
         ``[rows]``, or half as many with ``swiglu``, in x's dtype.
     """
-    return (kernel if x.device.type == "cuda" else reference)(x, matrix, around)
+    return (kernel if takes_kernels(x) else reference)(x, matrix, around)
 
 
 def reference(x: Tensor, matrix: Tensor, around: Around) -> Tensor:
@@ -95,6 +97,7 @@ def kernel(x: Tensor, matrix: Tensor, around: Around) -> Tensor:
     """By one Triton kernel."""
     from .triton_decoding import matrix_vector as run
 
+    check_contiguous(x=x, matrix=matrix, conv_state=around.conv_state, filters=around.filters)
     rows, columns = matrix.shape
     if around.swiglu:
         rows //= 2
@@ -106,6 +109,7 @@ def kernel(x: Tensor, matrix: Tensor, around: Around) -> Tensor:
         rows, 0 if around.filters is None else around.filters.shape[0], around.eps,
         COLUMNS=columns, BLOCK_ROWS=block_rows, BLOCK_COLUMNS=block_columns,
         NORM=around.norm is not None, BIAS=around.bias is not None,
-        RESIDUAL=around.residual is not None, SWIGLU=around.swiglu, CONV=width, num_warps=warps,
+        RESIDUAL=around.residual is not None, SWIGLU=around.swiglu, CONV=width, CONV_PADDED=power_of_two(width),
+        num_warps=warps,
     )  # fmt: skip
     return y

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .decoding import check_contiguous, power_of_two, takes_kernels
+
 SLOTS_PER_PIECE, MOST_PIECES = 128, 128
 """For one token: slots of a piece at least, and pieces at most, since each makes the merge longer."""
 
@@ -25,15 +27,10 @@ CHUNK_PIECES = 8
 """For a chunk, whose queries and heads are many programs already."""
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether the kernels take a tensor ``[…, K]``."""
-    return x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16) and _power_of_two(x.shape[-1]) >= 16
-
-
 def decode_attention(
     projected: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float
 ) -> Tensor:
-    """Turn one token's q and k, store its k and v, attend; kernels on an accelerator in 16 bit, else the reference.
+    """Turn one token's q and k, store its k and v, attend; kernels on an accelerator, else the reference.
 
     Args:
         projected: ``[B, H + 2 G, K]``, q of H heads, k and v of G groups, without positions.
@@ -45,7 +42,7 @@ def decode_attention(
     Returns:
         ``[B, H, K]``.
     """
-    form = decode_kernel if has_kernel(projected) else decode_reference
+    form = decode_kernel if takes_kernels(projected) else decode_reference
     return form(projected, cos, sin, keys, values, seen, scale)
 
 
@@ -71,6 +68,7 @@ def decode_kernel(
     """By three Triton kernels."""
     from .triton_decoding import attend_piece, merge_pieces, rotate_and_store
 
+    check_contiguous(projected=projected, cos=cos, sin=sin, keys=keys, values=values)
     B, G, S, K = keys.shape
     H = projected.shape[1] - 2 * G
     query, o = (projected.new_empty(B, H, K) for _ in range(2))
@@ -80,9 +78,9 @@ def decode_kernel(
     weight = query.new_empty(B, H, pieces, 2, dtype=torch.float32)
     attend_piece[(B * G, pieces)](
         query, keys, values, seen, partial, weight, scale * LOG2_E, S, pieces,
-        G=G, HEADS=H // G, HEADS_PADDED=max(16, _power_of_two(H // G)), K=K, BLOCK=64,
+        G=G, HEADS=H // G, HEADS_PADDED=max(16, power_of_two(H // G)), K=K, BLOCK=64,
     )  # fmt: skip
-    merge_pieces[(B * H,)](partial, weight, o, 1, pieces, H=H, K=K, PIECES_PADDED=_power_of_two(pieces))
+    merge_pieces[(B * H,)](partial, weight, o, 1, pieces, H=H, K=K, PIECES_PADDED=power_of_two(pieces))
     return o
 
 
@@ -109,7 +107,7 @@ def chunk_attention(
     Returns:
         ``[B, T, H, K]``.
     """
-    form = chunk_kernel if has_kernel(query) else chunk_reference
+    form = chunk_kernel if takes_kernels(query) else chunk_reference
     return form(query, key, value, keys, values, seen, window, scale)
 
 
@@ -152,19 +150,20 @@ def chunk_kernel(
     """By two Triton kernels."""
     from .triton_decoding import attend_chunk_piece, merge_pieces
 
+    check_contiguous(query=query, key=key, value=value, keys=keys, values=values)
     B, T, H, K = query.shape
     G, S = keys.shape[1:3]
     pieces = CHUNK_PIECES
     partial = query.new_empty(B, H, T, pieces + 1, K, dtype=torch.float32)
     weight = query.new_empty(B, H, T, pieces + 1, 2, dtype=torch.float32)
     o = torch.empty_like(query)
-    block = min(128, max(16, _power_of_two(T)))
+    block = min(128, max(16, power_of_two(T)))
     attend_chunk_piece[(-(-T // block), B * H, pieces + 1)](
         query, key, value, keys, values, seen, partial, weight, scale * LOG2_E, T, S, pieces,
         G=G, H=H, K=K, WINDOW=window or 0, BLOCK_T=block, BLOCK=64, num_warps=8 if block == 128 else 4,
     )  # fmt: skip
     merge_pieces[(B * H * T,)](
-        partial, weight, o, T, pieces + 1, H=H, K=K, PIECES_PADDED=_power_of_two(pieces + 1), num_warps=1
+        partial, weight, o, T, pieces + 1, H=H, K=K, PIECES_PADDED=power_of_two(pieces + 1), num_warps=1
     )  # fmt: skip
     return o
 
@@ -173,7 +172,3 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions of ``[B, heads, K]``."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

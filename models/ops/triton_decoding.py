@@ -150,7 +150,7 @@ def merge_pieces(partial, weight, output, T, pieces, H: tl.constexpr, K: tl.cons
 def matrix_vector(
     x, matrix, output, norm, bias, residual, conv_state, filters, N, convolved, eps,
     COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, NORM: tl.constexpr,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, CONV: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, CONV: tl.constexpr, CONV_PADDED: tl.constexpr,
 ):  # fmt: skip
     """`matrix_vector`: rows of the matrix times the vector, with what is around it; grid (row blocks)."""
     rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
@@ -188,13 +188,17 @@ def matrix_vector(
     if CONV > 0:
         # The first rows are channels of short convolutions: each program owns the past of its channels.
         channel = inside & (rows < convolved)
+        tap = tl.arange(0, CONV_PADDED)
+        past_at = rows[:, None] * (CONV - 1) + tap[None, :]
+        there = channel[:, None] & (tap < CONV - 1)[None, :]
+        past = tl.load(conv_state + past_at, mask=there, other=0.0)
+        weight = tl.load(filters + rows[:, None] * CONV + tap[None, :], mask=there, other=0.0)
+        newest = tl.load(filters + rows * CONV + CONV - 1, mask=channel, other=0.0).to(tl.float32)
         new = y.to(output.dtype.element_ty)
-        mixed = new.to(tl.float32) * tl.load(filters + rows * CONV + CONV - 1, mask=channel, other=0.0).to(tl.float32)
-        for i in tl.static_range(CONV - 1):
-            past = tl.load(conv_state + rows * (CONV - 1) + i, mask=channel, other=0.0)
-            mixed += past.to(tl.float32) * tl.load(filters + rows * CONV + i, mask=channel, other=0.0).to(tl.float32)
-            if i > 0:
-                tl.store(conv_state + rows * (CONV - 1) + i - 1, past, mask=channel)
+        mixed = tl.sum(past.to(tl.float32) * weight.to(tl.float32), 1) + new.to(tl.float32) * newest
+        # Several threads hold the same value: all have to have read the past before one of them overwrites it.
+        tl.debug_barrier()
+        tl.store(conv_state + past_at - 1, past, mask=there & (tap > 0)[None, :])
         tl.store(conv_state + rows * (CONV - 1) + CONV - 2, new, mask=channel)
         y = tl.where(channel, mixed * tl.sigmoid(mixed), y)
     if RESIDUAL:
@@ -223,6 +227,8 @@ def delta_rule_step(
     decay = tl.exp(-tl.exp(tl.load(A_log + h).to(tl.float32)) * rate)
     at = state + h * K * V + keys[:, None] * V + values[None, :]
     S = tl.load(at) * decay
+    # A state smaller than the program is held more than once: read by all before it is written.
+    tl.debug_barrier()
     written = tl.sigmoid(b) * (v - tl.sum(S * k[:, None], 0))
     S += k[:, None] * written[None, :]
     tl.store(at, S)

@@ -6,12 +6,14 @@ Triton decides at its import whether it interprets, so without a GPU these tests
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from infinitevl_bench.models.fast.slots import KeyValueSlots
+from infinitevl_bench.models.graph import GraphedDecoder
 from infinitevl_bench.models.ops import delta_step as delta_op
 from infinitevl_bench.models.ops import matrix_vector as product_op
 from infinitevl_bench.models.ops import slot_attention as attention_op
@@ -168,3 +170,31 @@ def test_delta_step(kernel_of: str, H: int, K: int, V: int) -> None:
         found, expected = (form(projected, A_log, dt_bias, state) for form, state in states.items())
         assert_close(found, expected)
     assert_close(states[delta_op.kernel], states[delta_op.reference], 1e-5)
+
+
+@kernels
+@pytest.mark.parametrize("pattern", ["SLLL", "F"])
+def test_a_whole_step_by_kernels(
+    kernel_of: str, pattern: str, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the prompt on, every operation of a layer by its kernel, over more tokens than the window holds.
+
+    Each kernel may be right on tensors made for its test and wrong on those of a model, which lie as they lie.
+    """
+    for module in (product_op, delta_op, attention_op):
+        monkeypatch.setattr(module, "takes_kernels", lambda x: True)
+    model = make_model(pattern=pattern).to(device)
+    ids = torch.randint(5, 60, (1, 20), generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    decoder = GraphedDecoder(model, max_length=24, chunk=4)
+    # The two ways to multiply float32, with all of its bits and as TF32, are both a kernel's right.
+    bound = 1e-5 if INTERPRETED else 5e-3
+    found = [decoder.prefill(ids[:, :9]).clone(), *(decoder.decode(ids[:, t : t + 1]).clone() for t in range(9, 20))]
+    assert_close(torch.cat(found), expected[0, 8:], bound)
+
+
+def test_kernels_refuse_tensors_that_lie_otherwise() -> None:
+    state = torch.zeros(3, 40).T
+    with pytest.raises(ValueError, match="conv_state is not contiguous"):
+        product_op.kernel(torch.zeros(8), torch.zeros(50, 8), Around(conv_state=state, filters=torch.zeros(40, 4)))
