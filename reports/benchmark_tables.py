@@ -93,7 +93,7 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
     ]
     missing += [
         Missing(
-            f"{name}, whose answers are not public ({HELD_BACK[name]} has a block of its own), as a file for its server",
+            f"{name}, whose answers are not public ({HELD_BACK[name]} has a block of its own): a file for its server",
             f"infinitevl-bench eval {name} --data official --model PATH",
         )
         for name in absent
