@@ -10,6 +10,7 @@ from ..models.checkpoints import load_model, new_model
 from ..models.device import device_name
 from ..models.matching import INHERITING
 from ..models.mixers.base import TokenMixer
+from ..models.model_card import write_card
 from ..models.processor import load_processor
 from ..models.registry import get_mixer
 from ..models.teacher import inherit, load_teacher, shipped_teacher
@@ -120,6 +121,8 @@ def _train(
             result = train(AnswerLoss(model), batches_at, arguments, folder, data_key, on_step=on_event, device=device)
     model.save_pretrained(folder.path / MODEL_FOLDER, safe_serialization=True)
     processor.save_pretrained(folder.path / MODEL_FOLDER)
+    origin = "Trained by `infinitevl-bench ablate` on synthetic pages; its settings and scores are in its run's folder."
+    write_card(model.config, folder.path / MODEL_FOLDER, spec.id, origin)
     return result, between
 
 

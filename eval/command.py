@@ -122,8 +122,8 @@ class _Session:
         request = self.request
         weights = weights_hash(reference)
         if weights is None:
-            config = self._load(reference).model.config
-            weights = f"hub:{getattr(config, '_commit_hash', None) or reference}"
+            # What a hub gives lies in a folder that is named by its commit.
+            weights = f"hub:{reference}@{Path(self._load(reference).model.config.name_or_path).name}"
         data = data_hash(benchmark, split, request.runs / "data", request.limit, request.seed, request.level)
         return RunSpec(
             kind="eval",

@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError, unknown_name
-from ..records import atomic_write, package_path
+from ..records import package_path
 from .config import HybridVLConfig
 from .hybrid import HybridVLForConditionalGeneration
 from .loading import OURS, is_hub_id, open_checkpoint
-from .model_card import model_card
+from .model_card import write_card
 from .presets import PRESETS, get_preset, vision_tower_config
 from .processor import load_processor
 from .published import PIXEL_LIMITS
@@ -147,7 +147,7 @@ def save_model(
         model.save_pretrained(unfinished, max_shard_size=shard_size)
         if processor is not None:
             processor.save_pretrained(unfinished)
-        atomic_write(unfinished / "README.md", model_card(model.config, folder.name, origin))
+        write_card(model.config, unfinished, folder.name, origin)
 
 
 class new_folder:  # noqa: N801 - used like a function

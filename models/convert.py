@@ -14,7 +14,7 @@ from .checkpoints import new_folder, new_model, save_model
 from .config import HybridVLConfig, layer_types_of
 from .hybrid import HybridVLForConditionalGeneration
 from .loading import HEAD, OURS, Checkpoint, open_checkpoint
-from .model_card import model_card
+from .model_card import write_card
 from .processor import NEEDED, load_processor
 from .published import INFINITE_VL_WINDOW, PIXEL_LIMITS, infinite_vl_config, their_name
 from .registry import canonical_name
@@ -128,7 +128,7 @@ def save_infinite_vl(
         model.generation_config.save_pretrained(unfinished)
         if processor is not None:
             processor.save_pretrained(unfinished)
-        atomic_write(unfinished / "README.md", model_card(model.config, folder.name, origin))
+        write_card(model.config, unfinished, folder.name, origin)
 
 
 def _shards(sizes: dict[str, int], limit: int) -> list[list[str]]:

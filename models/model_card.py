@@ -1,5 +1,8 @@
 """The model card that stands beside exported weights: what the model is, where it comes from, how it is loaded."""
 
+from pathlib import Path
+
+from ..records import atomic_write
 from .accounting import count_parameters, state_elements
 from .config import HybridVLConfig
 
@@ -69,3 +72,12 @@ def model_card(config: HybridVLConfig, name: str, origin: str) -> str:
         parameters=count_parameters(config),
         state=state_elements(config),
     )
+
+
+def write_card(config: HybridVLConfig, folder: Path, name: str, origin: str) -> None:
+    """Write the card of a model beside its weights; arguments are those of `model_card`.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    atomic_write(folder / "README.md", model_card(config, name, origin))

@@ -5,7 +5,7 @@ transformers write ``model.visual.…`` and ``model.language_model.…``, which 
 (``model_type: infinite_vl``, code of its own that is never run here) names the parameters of Gated DeltaNet as ours.
 
 A checkpoint saved by the released training code calls every layer ``full_attention``, and one without ``layer_types``
-leaves them to a default, so layer types are read off the tensors: attention has a bias on q, k and v, no mixer has.
+leaves them to a default, so layer types are read off the tensors: attention has a bias on q, k and v, and nothing else.
 """
 
 import logging
@@ -28,6 +28,9 @@ PIXEL_LIMITS = (128 * 28 * 28, 2304 * 28 * 28)
 
 KEY_MAPPING = {r"^visual\.": "model.visual.", r"^model\.(?!language_model\.|visual\.)": "model.language_model."}
 """Their names → ours, as transformers' ``key_mapping`` takes it."""
+
+ATTENTION = {*(f"{name}_proj.weight" for name in "qkvo"), *(f"{name}_proj.bias" for name in "qkv")}
+"""Parameters of an attention layer: its biases tell it from every mixer of ours."""
 
 _LAYERS = "model.language_model.layers"
 _logger = logging.getLogger(__name__)
@@ -107,7 +110,11 @@ def layer_types_of_tensors(
     layers = {int(name.split(".")[3]) for name in shapes if name.startswith(f"{_LAYERS}.")}
     if layers != set(range(depth)):
         raise UserError(f"its config.json says {depth} layers, its tensors are those of {len(layers)}", 1)
-    linear = [f"{_LAYERS}.{index}.self_attn.q_proj.bias" not in shapes for index in range(depth)]
+    mixing: dict[int, set[str]] = {index: set() for index in range(depth)}
+    for name in shapes:
+        if name.startswith(f"{_LAYERS}.") and ".self_attn." in name:
+            mixing[int(name.split(".")[3])].add(name.partition(".self_attn.")[2])
+    linear = [mixing[index] != ATTENTION for index in range(depth)]
     if claimed is not None and [kind == "linear_attention" for kind in claimed] == linear:
         return list(claimed)
     attention = "sliding_attention" if windowed and any(linear) else "full_attention"

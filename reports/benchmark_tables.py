@@ -92,7 +92,10 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
         if name not in HELD_BACK
     ]
     missing += [
-        Missing(f"{name}, whose answers are not public; {HELD_BACK[name]} has a block of its own", None)
+        Missing(
+            f"{name}, whose answers are not public ({HELD_BACK[name]} has a block of its own): a file for its server",
+            f"infinitevl-bench eval {name} --data official --model PATH",
+        )
         for name in absent
         if name in HELD_BACK
     ]

@@ -8,6 +8,7 @@ from torch.distributed.tensor import DTensor
 from transformers.utils import logging
 
 from ..models.hybrid import HybridVLForConditionalGeneration
+from ..models.model_card import write_card
 from .checkpoint import whole_state
 from .sft import add_lora, merge_lora
 from .stages import StageSettings
@@ -40,6 +41,10 @@ def save_model(starting: Starting, settings: StageSettings, path: Path, write: b
     logging.disable_progress_bar()
     model.save_pretrained(path / MODEL_FOLDER, safe_serialization=True)
     starting.processor.save_pretrained(path / MODEL_FOLDER)
+    origin = (
+        f"Trained by a stage of infinitevl-bench in run {path.name}; its settings and losses are in that run's folder."
+    )
+    write_card(model.config, path / MODEL_FOLDER, path.name, origin)
 
 
 def _whole(model: Any, settings: StageSettings, keep: bool) -> tuple[Any, Any]:

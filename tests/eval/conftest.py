@@ -92,7 +92,7 @@ def process_state() -> Callable[[], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def first_import(data_root: Path) -> dict[str, Any]:
+def first_import(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Imports VLMEvalKit, which takes ten seconds, by opening and scoring a twin; the process before and after."""
     from infinitevl_bench.eval.benchmarks import find_benchmark
     from infinitevl_bench.eval.scoring import score
@@ -108,13 +108,17 @@ def first_import(data_root: Path) -> dict[str, Any]:
     import torchvision  # noqa: F401
     import transformers  # noqa: F401
 
+    # In a folder of its own, because other processes come and go in the common one.
+    common, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("scratch"))
     before, printed = _process_state(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         opened = open_dataset(benchmark, path, official=False)
         build_prompt(opened, opened.rows()[0])
         score(opened, [row | {"prediction": "x"} for row in opened.rows()])
     del opened
-    return {"before": before, "after": _process_state(), "printed": printed.getvalue()}
+    after = _process_state()
+    tempfile.tempdir = common
+    return {"before": before, "after": after, "printed": printed.getvalue()}
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from infinitevl_bench.data.families import generate_page
 from infinitevl_bench.eval.benchmarks import find_benchmark
-from infinitevl_bench.eval.generation import answer, batches, blinded
+from infinitevl_bench.eval.generation import answer, batches, blinded, encode
 from infinitevl_bench.eval.runner import evaluate
 from infinitevl_bench.eval.statistics import interval
 from infinitevl_bench.models.processor import load_processor
@@ -214,6 +214,20 @@ def test_answers_do_not_depend_on_the_batch(model_and_processor: tuple[Any, Any]
     alone = [answer(model, processor, [message], 8)[0].text for message in messages]
     assert together == alone
     assert len(set(alone)) > 1
+
+
+def test_a_benchmarks_own_picture_size_takes_the_place_of_a_larger_one() -> None:
+    processor = load_processor(min_pixels=128 * 28 * 28, max_pixels=2304 * 28 * 28)
+    message = [{"type": "image", "value": Image.new("RGB", (56, 56))}, {"type": "text", "value": "q"}]
+
+    def tokens(min_pixels: int | None, pictures: Any = processor) -> int:
+        return int((encode(pictures, [message], min_pixels)["input_ids"] == pictures.image_token_id).sum())
+
+    assert 128 <= tokens(None) <= 144
+    assert tokens(100 * 28 * 28) == 100
+    assert tokens(200 * 28 * 28) == tokens(None)
+    # A model of ours sees a small picture as it is, whatever the benchmark says.
+    assert tokens(100 * 28 * 28, load_processor()) == 4
 
 
 def test_batches_hold_every_message_once_by_length() -> None:

@@ -188,3 +188,56 @@ def test_videos_are_read_at_equal_distances(questions: int, data_root: Path) -> 
     write_tsv(opened.path, escaping)
     with pytest.raises(UserError, match=r"row 1: .* \(and 1 more bad rows\); mend it, or allow --max-bad 2"):
         open_dataset(find_benchmark("Video-MME"), opened.path, official=False)
+
+
+class Judge:
+    """Reads the answer out of any sentence that holds it."""
+
+    def __init__(self, works: bool = True) -> None:
+        self.works, self.asked = works, 0
+
+    def working(self) -> bool:
+        return self.works
+
+    def generate(self, prompt: str, **_: Any) -> str:
+        self.asked += 1
+        return "7"
+
+
+def mathvista(root: Path) -> tuple[OpenDataset, list[dict[str, Any]]]:
+    row = fixed_row(find_benchmark("MathVista"), root) | {"answer": "7", "question_type": "free_form"}
+    write_tsv(root / "one.tsv", [row | {"answer_type": "integer"}])
+    opened = open_dataset(find_benchmark("MathVista"), root / "one.tsv", official=False)
+    return opened, [one | {"prediction": "I think that it is seven"} for one in opened.rows()]
+
+
+def test_no_judge_is_asked_unless_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infinitevl_bench.eval.scoring import scorer_name
+    from infinitevl_bench.eval.vlmevalkit import kit
+
+    judge = Judge()
+    for module in ("vlmeval.dataset.utils", "vlmeval.dataset.image_vqa"):
+        monkeypatch.setattr(kit(module), "build_judge", lambda **_: judge)
+    opened, rows = mathvista(tmp_path)
+    assert score(opened, rows).value == 0.0
+    assert judge.asked == 0
+    assert scorer_name(None).endswith("exact matching")
+    assert score(opened, rows, judge="gpt-4o-mini").value == 100.0
+    assert judge.asked == 1
+    assert scorer_name("gpt-4o-mini").endswith("judge gpt-4o-mini")
+
+
+def test_a_judge_that_does_not_answer_is_no_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infinitevl_bench.eval.vlmevalkit import kit
+
+    opened, rows = mathvista(tmp_path)
+    monkeypatch.setattr(kit("vlmeval.dataset.utils"), "build_judge", lambda **_: Judge(works=False))
+    with pytest.raises(UserError, match="judge 'gpt-4o-mini' does not answer; set its key"):
+        score(opened, rows, judge="gpt-4o-mini")
+
+    def broken(**_: Any) -> None:
+        raise KeyError("no such judge")
+
+    monkeypatch.setattr(kit("vlmeval.dataset.utils"), "build_judge", broken)
+    with pytest.raises(UserError, match="cannot be reached"):
+        score(opened, rows, judge="gpt-4o-mini")

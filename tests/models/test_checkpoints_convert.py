@@ -35,8 +35,9 @@ def test_a_student_inherits_all_but_its_mixers(mixer: str, teacher: Path, tmp_pa
     for name, tensor in student.state_dict().items():
         if name in theirs and theirs[name].shape == tensor.shape and ".self_attn." not in name:
             assert torch.equal(tensor, theirs[name]), name
-    layer = "model.language_model.layers.1.self_attn.q_proj.weight"
-    assert torch.equal(student.state_dict()[layer], theirs[layer])
+    if mixer == "gated_deltanet":
+        layer = "model.language_model.layers.1.self_attn.q_proj.weight"
+        assert torch.equal(student.state_dict()[layer], theirs[layer])
     assert "not trained" in (tmp_path / "student" / "README.md").read_text()
     assert (tmp_path / "student" / "tokenizer.json").is_file()
 

@@ -130,7 +130,9 @@ def test_an_official_score_needs_the_very_data_set(make: SimpleNamespace) -> Non
     assert commands["Measured on official data: OCRBench"] == (
         "infinitevl-bench eval OCRBench --data official --model PATH"
     )
-    assert next(command for what, command in commands.items() if what.startswith("DocVQA_TEST")) is None
+    submission = next((what, command) for what, command in commands.items() if what.startswith("DocVQA_TEST"))
+    assert "a file for its server" in submission[0]
+    assert submission[1] == "infinitevl-bench eval DocVQA_TEST --data official --model PATH"
 
 
 def test_levels_of_synthetic_pages_are_columns_of_their_own_beside_their_baselines(make: SimpleNamespace) -> None:
