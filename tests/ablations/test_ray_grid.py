@@ -17,8 +17,8 @@ from rich.console import Console
 
 OPTIONS: dict[str, Any] = {
     "mixers": ["gla", "linear_attention"], "ratios": ["1/2", "0"], "patterns": None, "scale": "tiny", "seeds": 1,
-    "recipes": ["scratch"], "overrides": {"steps": 2, "batch_size": 4}, "questions": 2, "pages": 8, "jobs": None,
-    "device": "cpu",
+    "recipes": ["scratch"], "match": None, "overrides": {"steps": 2, "batch_size": 4}, "questions": 2, "pages": 8,
+    "jobs": None, "device": "cpu",
 }  # fmt: skip
 
 
