@@ -92,6 +92,11 @@ def test_an_address_that_does_not_answer_is_named(scheme: str, monkeypatch: pyte
             check_cluster(Cluster(address))
 
 
+def test_a_share_of_gpus_without_ray_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --ray local or a cluster's address with it"):
+        ablate_command(**OPTIONS, runs=tmp_path, gpus_per_cell=0.5)
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray_grid, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"infinitevl-bench\[ray\]"):
