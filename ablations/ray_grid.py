@@ -95,7 +95,12 @@ def run_on_ray(
     try:
         ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"Ray at {cluster.address} cannot be used ({' '.join(str(error).split())[:200]})", 1) from None
+        # A cluster with token authentication refuses whoever has another token as if it were not there.
+        raise UserError(
+            f"Ray at {cluster.address} cannot be used ({' '.join(str(error).split())[:200]}); if the cluster asks for a "
+            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as there",
+            1,
+        ) from None
     try:
         return _run_tasks(ray, todo, specs, runs.resolve(), cluster, console, run_cell or _run_cell)
     finally:
@@ -125,6 +130,9 @@ def _run_tasks(
                 spec = waiting.pop(reference)
                 failure = failure or _outcome(ray, reference, spec)
             live.update(grid_table(specs, runs))
+    if not console.is_terminal:
+        # On a terminal the live table ends its last line itself.
+        console.print()
     return failure
 
 

@@ -1,13 +1,13 @@
-"""Which model an evaluation means, and what tells its weights and its data from others without loading them."""
+"""Which model an evaluation means, and what tells its data from others without reading them as data."""
 
-import hashlib
 from pathlib import Path
 
 from rich.console import Console
 
 from ..errors import UserError
-from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
-from ..records import file_digest, finished_runs, package_path
+from ..models.fingerprint import hash_of
+from ..models.shipped import SHIPPED
+from ..records import finished_runs
 from .benchmarks import Benchmark
 from .sources import QUESTIONS, Split, official_path
 
@@ -33,24 +33,6 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
     return model or SHIPPED
 
 
-def weights_hash(reference: str) -> str | None:
-    """What tells these weights from others without loading them; None for a hub's, known only once loaded.
-
-    Raises:
-        UserError: if a file cannot be read.
-    """
-    path = Path(reference).expanduser()
-    path = path / "model" if (path / "model" / "config.json").exists() else path
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if files:
-        return hash_of(*files, path / "config.json")
-    if reference == SHIPPED:
-        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
-    from ..models.presets import PRESETS
-
-    return f"preset:{reference}" if reference in PRESETS else None
-
-
 def data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None, seed: int, level: int) -> str:
     """Hash of the data's file; a twin is drawn for it.
 
@@ -62,22 +44,6 @@ def data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None,
     from .synthetic import synthetic_tsv
 
     return hash_of(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level))
-
-
-def hash_of(*paths: Path) -> str:
-    """SHA-256 of files, one after another.
-
-    Raises:
-        UserError: if one cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; mend it, or name another") from None
-    return digest.hexdigest()
 
 
 def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:

@@ -11,9 +11,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError, unknown_name
+from ..models.fingerprint import weights_hash
 from ..records import Record, RunFolder, RunSpec
 from .benchmarks import Benchmark, find_benchmark, find_suite
-from .choosing import choose_model, data_hash, weights_hash
+from .choosing import choose_model, data_hash
 from .sources import QUESTIONS, Split, check_questions, choose_split
 
 if TYPE_CHECKING:

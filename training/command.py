@@ -1,6 +1,5 @@
 """The `train` commands: one stage of training, in one process or in those that `accelerate launch` started."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from ..errors import UserError
 from ..models.accounting import count_parameters, state_elements
 from ..models.config import pattern_of_ratio
 from ..models.device import device_name, resolve_device
+from ..models.fingerprint import weights_hash
 from ..models.registry import canonical_name
-from ..models.shipped import SHIPPED, TEACHER, VISION_TOWER
-from ..records import Record, RunFolder, RunSpec, file_digest, package_path
+from ..models.shipped import SHIPPED
+from ..records import Record, RunFolder, RunSpec
 from .clock import METRICS
 from .distill import share_frozen
-from .export import save_model
+from .export import export
 from .loop import TrainResult, make_accelerator, set_precision, train
 from .packed import PackedData
 from .processes import first_does, shared_folder
@@ -93,8 +93,8 @@ def train_command(
         kind="train",
         arguments={
             "stage": stage,
-            "model": None if model is None else fingerprint(model),
-            "teacher": fingerprint(teacher or SHIPPED) if starting.teacher is not None or model is None else None,
+            "model": None if model is None else _weights(model),
+            "teacher": _weights(teacher or SHIPPED) if starting.teacher is not None or model is None else None,
             "student": None if model else {"mixer": canonical_name(mixer), "pattern": chosen, "window": window},
             "data": [[one.name, one.key, weight] for one, weight in zip(sources, weights_of, strict=True)],
             "settings": settings.model_dump(mode="json"),
@@ -161,7 +161,8 @@ def _run(
         )
 
     result = train(objective, packs.batches, settings.training, folder, folder.spec.id, on_step=show, device=device)
-    save_model(starting, settings, folder.path, write=state.is_main_process)
+    origin = f"Trained by `infinitevl-bench train {stage}` (run {folder.spec.id}, ended {result.status})."
+    export(starting, settings, folder.path, origin, write=state.is_main_process)
     if state.is_main_process:
         for why in packs.broken:
             folder.append(BROKEN, {"broken": why})
@@ -266,13 +267,6 @@ def length_table(found: Sequence[Inspection], weights: Sequence[float]) -> Table
     return table
 
 
-def fingerprint(reference: str) -> str:
-    """What tells a model's weights from others: the hash of its files, of the shipped ones, or a name."""
-    if reference == SHIPPED:
-        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
-    path = Path(reference)
-    path = path / "model" if (path / "model" / "config.json").exists() else path
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if not files:
-        return reference
-    return hashlib.sha256("".join(file_digest(file) for file in [*files, path / "config.json"]).encode()).hexdigest()
+def _weights(reference: str) -> str:
+    """What tells a model's weights from others; a hub's are known by its name alone."""
+    return weights_hash(reference) or f"hub:{reference}"

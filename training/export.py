@@ -1,14 +1,14 @@
 """What a stage leaves: an ordinary model folder, whatever it was trained with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers.utils import logging
 
+from ..models.checkpoints import save_model
 from ..models.hybrid import HybridVLForConditionalGeneration
-from ..models.model_card import write_card
 from .checkpoint import whole_state
 from .sft import add_lora, merge_lora
 from .stages import StageSettings
@@ -17,13 +17,14 @@ from .students import Starting
 MODEL_FOLDER = "model"
 
 
-def save_model(starting: Starting, settings: StageSettings, path: Path, write: bool) -> None:
+def export(starting: Starting, settings: StageSettings, path: Path, origin: str, write: bool) -> None:
     """Save the trained model below a run's folder, low-rank updates merged; every process must call this.
 
     Args:
         starting: what was trained.
         settings: the stage's; they say what the weights are stored in.
-        path: the run's folder.
+        path: the run's folder; what an interrupted process saved there is replaced.
+        origin: where the weights come from, in words, for the model card.
         write: whether this process is the one that writes.
 
     Raises:
@@ -38,13 +39,8 @@ def save_model(starting: Starting, settings: StageSettings, path: Path, write: b
         model = merge_lora(tuner)
     # What was held in bfloat16 before training is stored in it after.
     model.to(torch.float32 if settings.training.precision == "no" else torch.bfloat16)
-    logging.disable_progress_bar()
-    model.save_pretrained(path / MODEL_FOLDER, safe_serialization=True)
-    starting.processor.save_pretrained(path / MODEL_FOLDER)
-    origin = (
-        f"Trained by a stage of infinitevl-bench in run {path.name}; its settings and losses are in that run's folder."
-    )
-    write_card(model.config, path / MODEL_FOLDER, path.name, origin)
+    shutil.rmtree(path / MODEL_FOLDER, ignore_errors=True)
+    save_model(model, starting.processor, path / MODEL_FOLDER, origin)
 
 
 def _whole(model: Any, settings: StageSettings, keep: bool) -> tuple[Any, Any]:

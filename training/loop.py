@@ -34,6 +34,7 @@ class TrainArguments(BaseModel):
     the whole, and less is computed on padding.
     ``warmup`` is the share of steps over which the learning rate rises; then it falls along a cosine to
     ``final_rate`` of its peak. ``diverged_at`` is the loss, in its unit, from which a run counts as diverged.
+    ``checkpoint_every_seconds`` of None writes none, for runs that only measure.
     ``precision``: "no" computes in float32; "bf16" computes in bfloat16 and keeps what trains, and AdamW's moments, in
     float32; "pure_bf16" keeps them in bfloat16 too. ``gradient_checkpointing`` computes each layer's activations again
     in the backward pass.
@@ -54,7 +55,7 @@ class TrainArguments(BaseModel):
     gradient_checkpointing: bool = False
     seed: int = 0
     log_every: PositiveInt = 20
-    checkpoint_every_seconds: PositiveFloat = 30.0
+    checkpoint_every_seconds: PositiveFloat | None = 30.0
     diverged_at: PositiveFloat = 50.0
 
 
@@ -166,6 +167,7 @@ def train(
 
     prepared.train()
     saved = step
+    pause = math.inf if arguments.checkpoint_every_seconds is None else arguments.checkpoint_every_seconds
     last_saved = time.monotonic()
     with _Ahead(lambda step: _own_batches(accelerator, batches_at(step)), step, arguments.steps) as ahead:
         while step < arguments.steps:
@@ -184,11 +186,11 @@ def train(
             if not means.loss < arguments.diverged_at or not math.isfinite(means.gradient_norm):
                 # A divergence is a result: the checkpoint before it stays, and the caller records it.
                 return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
-            if _agreed(accelerator, time.monotonic() - last_saved > arguments.checkpoint_every_seconds):
+            if _agreed(accelerator, time.monotonic() - last_saved > pause):
                 save()
                 saved, last_saved = step, time.monotonic()
     prepared.eval()
-    if saved < step:
+    if saved < step and arguments.checkpoint_every_seconds is not None:
         # What comes after training may be interrupted too.
         save()
     accelerator.wait_for_everyone()

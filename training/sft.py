@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.hybrid import HybridVLForConditionalGeneration
+from ..models.mixers.base import TokenMixer
 
 ADAPTER = "default"
 
@@ -41,13 +42,21 @@ def train_decoder(model: HybridVLForConditionalGeneration) -> None:
 def lora_targets(model: HybridVLForConditionalGeneration, rank: int) -> list[str]:
     """Names of the decoder's projections that a low-rank update is smaller than.
 
-    That leaves out the narrow projections to gates and decays, for which an update would hold more than they do.
+    That leaves out the narrow projections to gates and decays, for which an update would hold more than they do, and
+    those that a mixer never calls.
     """
     prefix = "model.language_model.layers."
+    unreached = {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, TokenMixer)
+        for own in module.read_directly
+    }
     return [
         name
         for name, module in model.named_modules()
         if name.startswith(prefix)
+        and name not in unreached
         and isinstance(module, nn.Linear)
         and rank * (module.in_features + module.out_features) < module.in_features * module.out_features
     ]

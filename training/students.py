@@ -5,16 +5,14 @@ from typing import Any, NamedTuple
 import torch
 
 from ..models.checkpoints import load_model, new_model
-from ..models.config import HybridVLConfig, layer_types_of
+from ..models.convert import student_config
+from ..models.published import INFINITE_VL_WINDOW
 from ..models.shipped import SHIPPED
 from ..models.teacher import inherit
 from .batch import AnswerLoss, Objective
 from .distill import LayerDistillation, LogitDistillation, train_mixers
 from .sft import add_lora, train_decoder
 from .stages import DISTILLATION, StageSettings
-
-WINDOW = 8192
-"""Tokens that a sliding-attention layer of the published model sees."""
 
 SHIPPED_WINDOW = 16
 """Of a student of the small teacher: shorter than a page, as preset ``tiny`` has it."""
@@ -42,14 +40,7 @@ def student_of(teacher: Any, mixer: str, pattern: str, window: int, seed: int) -
     Raises:
         UserError: for an unknown mixer, or a pattern that does not tile the depth.
     """
-    body = teacher.config.to_dict()
-    text = dict(body.pop("text_config"))
-    text |= {"mixer": mixer, "mixer_args": {}, "sliding_window": window, "use_sliding_window": False}
-    text["layer_types"] = layer_types_of(pattern, text["num_hidden_layers"])
-    for name in ("model_type", "dtype"):
-        text.pop(name, None)
-        body.pop(name, None)
-    student = new_model(HybridVLConfig(**body | {"text_config": text}), seed)
+    student = new_model(student_config(teacher.config, pattern, mixer, window), seed, teacher.dtype)
     inherit(student, teacher)
     return student
 
@@ -81,8 +72,8 @@ def load_start(
     if model is not None:
         student, processor = load_model(model, dtype=dtype)[:2]
     elif loaded is not None:
-        reach = window or (SHIPPED_WINDOW if teacher in (None, SHIPPED) else WINDOW)
-        student = student_of(loaded.model, mixer, pattern, reach, settings.training.seed).to(dtype)
+        reach = window or (SHIPPED_WINDOW if teacher in (None, SHIPPED) else INFINITE_VL_WINDOW)
+        student = student_of(loaded.model, mixer, pattern, reach, settings.training.seed)
         processor = loaded.processor
     tuner = freeze(student, settings)
     return Starting(student, processor, loaded.model if loaded is not None and stage in DISTILLATION else None, tuner)

@@ -61,6 +61,8 @@ class TokenMixer(nn.Module):
         "expand_v": 2,  # value width over key width
     }
     plain_variant: ClassVar[str] = ""
+    read_directly: ClassVar[tuple[str, ...]] = ()
+    """Projections whose weight the mixer reads instead of calling them: nothing can be put beside those (LoRA)."""
     K: int
     V: int
     o_proj: nn.Linear

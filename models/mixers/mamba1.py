@@ -35,6 +35,7 @@ class Mamba1(TokenMixer):
         "conv_size": 4,  # width of the short convolution; 0 for none
         "state_size": 16,  # N, states of a channel
     }
+    read_directly: ClassVar[tuple[str, ...]] = ("dt_proj",)
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__(config, layer_idx)

@@ -10,7 +10,7 @@ from infinitevl_bench.ablations.cell import build_model, run_cell
 from infinitevl_bench.ablations.distillation import SHARES, distill, stage_steps
 from infinitevl_bench.ablations.scales import SCALES
 from infinitevl_bench.ablations.stages_table import STAGE_SCORE, stages_table
-from infinitevl_bench.ablations.study import Study
+from infinitevl_bench.ablations.study import Study, arm_config
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.teacher import load_teacher
 from infinitevl_bench.records import Record, RunFolder, RunSpec
@@ -86,6 +86,20 @@ def test_a_cell_is_scored_after_every_stage(tmp_path: Path) -> None:
     assert {r.extra["recipe"] for r in records} == {"distill"}
     losses = {metric: [r.steps for r in records if r.metric == metric] for metric in ("loss_distill-layers", "loss")}
     assert losses == {"loss_distill-layers": [1, 2], "loss": [5, 6, 7, 8]}
+
+
+def test_an_unknown_recipe_is_named() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe 'distil'; did you mean distill\?"):
+        Study(baseline={"pattern": "SL"}, changes={"recipe": ["distil"]}).cells("cpu")
+
+
+def test_recipes_that_are_compared_have_the_same_student() -> None:
+    baseline = {"mixer": "linear_attention", "pattern": "SL"}
+    cells = Study(baseline=baseline, changes={"recipe": ["distill", "scratch"]}).cells("cpu")
+    sizes = {cell.arguments["recipe"]: arm_config(cell).config.text_config.intermediate_size for cell in cells}
+    assert sizes["distill"] == sizes["scratch"] == 256
+    with pytest.raises(UserError, match="recipe distill takes over its teacher's FFNs"):
+        Study(baseline=baseline, changes={"recipe": ["scratch", "distill"]}, match="params").cells("cpu")
 
 
 def test_the_teacher_comes_first() -> None:

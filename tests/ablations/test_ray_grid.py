@@ -17,8 +17,8 @@ from rich.console import Console
 
 OPTIONS: dict[str, Any] = {
     "mixers": ["gla", "linear_attention"], "ratios": ["1/2", "0"], "patterns": None, "scale": "tiny", "seeds": 1,
-    "recipes": ["scratch"], "overrides": {"steps": 2, "batch_size": 4}, "questions": 2, "pages": 8, "jobs": None,
-    "device": "cpu",
+    "recipes": ["scratch"], "match": None, "overrides": {"steps": 2, "batch_size": 4}, "questions": 2, "pages": 8,
+    "jobs": None, "device": "cpu",
 }  # fmt: skip
 
 
@@ -90,6 +90,11 @@ def test_an_address_that_does_not_answer_is_named(scheme: str, monkeypatch: pyte
         # Bound, but nobody listens.
         with pytest.raises(UserError, match=f"the Ray address {address} does not answer"):
             check_cluster(Cluster(address))
+
+
+def test_a_share_of_gpus_without_ray_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --ray local or a cluster's address with it"):
+        ablate_command(**OPTIONS, runs=tmp_path, gpus_per_cell=0.5)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

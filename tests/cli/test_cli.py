@@ -86,8 +86,6 @@ MISTAKES = [
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
     (("ablate", "--match", "parms"), "did you mean params?"),
     (("ablate", "--match", "params"), "use --match state or none, or --recipe scratch"),
-    (("ablate", "--recipe", "distil"), "did you mean distill?"),
-    (("ablate", "--gpus-per-cell", "0.5"), "give --ray"),
     (("eval", "DocVKA"), "did you mean"),
     (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),

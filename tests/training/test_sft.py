@@ -25,11 +25,14 @@ def test_stage_two_freezes_vision_encoder_and_head(
 
 @pytest.mark.parametrize("mixer", mixer_names())
 def test_lora_reaches_every_projection_of_every_mixer(mixer: str, make_model: Callable[..., Any]) -> None:
-    targets = lora_targets(make_model("SL", mixer), rank=8)
+    model = make_model("SL", mixer)
+    targets = lora_targets(model, rank=8)
     for layer in (0, 1):
         prefix = f"model.language_model.layers.{layer}."
-        for name in ("q", "k", "v", "o"):
-            assert f"{prefix}self_attn.{name}_proj" in targets
+        own = dict(model.get_submodule(f"{prefix}self_attn").named_children())
+        for name in {f"{letter}_proj" for letter in "qkvo"} & own.keys():
+            assert f"{prefix}self_attn.{name}" in targets
+        assert {"v_proj", "o_proj"} <= own.keys()
         for name in ("gate", "up", "down"):
             assert f"{prefix}mlp.{name}_proj" in targets
     assert not any("visual" in name for name in targets)

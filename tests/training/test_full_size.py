@@ -1,0 +1,67 @@
+"""The measurement of the stages: its operations against a count by torch, its lines, and the sequence it makes up."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from infinitevl_bench.training.batch import AnswerLoss
+from infinitevl_bench.training.full_size import generated_sample, main, stage_flops
+from infinitevl_bench.training.packed import pack_samples
+from infinitevl_bench.training.sft import train_decoder
+from torch.utils.flop_counter import FlopCounterMode
+
+CONTEXT, SIDE = 256, 56
+
+
+def sequence(model: Any) -> dict[str, torch.Tensor]:
+    return generated_sample(model.config, CONTEXT, SIDE, seed=0)
+
+
+def test_half_of_a_sequence_is_pictures_and_none_of_the_text_is(make_model: Callable[..., Any]) -> None:
+    model = make_model("SL")
+    sample = sequence(model)
+    visual = int(sample["mm_token_type_ids"].sum())
+    assert len(sample["input_ids"]) == CONTEXT
+    assert 0.3 * CONTEXT < visual <= CONTEXT / 2
+    assert visual * 4 == len(sample["pixel_values"]) == int(sample["image_grid_thw"].prod(dim=1).sum())
+    batch = pack_samples([sample], model.model.get_rope_index)
+    assert AnswerLoss(model)(*batch).isfinite()
+
+
+def test_the_operations_are_those_that_torch_counts(make_model: Callable[..., Any]) -> None:
+    # A model of attention alone: torch cannot see into the recurrences, and counts every pair of a window as seen.
+    model = make_model("F")
+    train_decoder(model)
+    sample = sequence(model)
+    batch = pack_samples([sample], model.model.get_rope_index)
+    with FlopCounterMode(display=False) as counter:
+        AnswerLoss(model)(*batch).backward()
+    answers = int((sample["labels"] != -100).sum())
+    visual = int(sample["mm_token_type_ids"].sum())
+    ours = stage_flops("sft", model, None, CONTEXT, visual, answers)
+    # The tower's attention is left out of ours; half of the pairs of causal attention are not in torch's.
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def test_a_line_a_stage_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "lines.jsonl"
+    options = ["--preset", "tiny", "--context", "128", "--steps", "2", "--precision", "no", "--device", "cpu"]
+    rows = main([*options, "--out", str(out)])
+    assert [row["stage"] for row in rows] == ["distill-layers", "sft"]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    for row in rows:
+        assert row["weights"] == "random"
+        assert row["tokens_per_second"] > 0
+        assert 0 < row["mfu"] < 1
+
+
+@pytest.mark.gpu
+def test_bfloat16_trains_on_an_accelerator() -> None:
+    options = ["--preset", "small", "--context", "512", "--steps", "4", "--device", "cuda"]
+    for precision in ("bf16", "pure_bf16"):
+        for row in main([*options, "--precision", precision]):
+            assert row["losses"][-1] < row["losses"][0]
