@@ -80,10 +80,10 @@ def exact_answers(model: Any, processor: Any, family: str, pages: int) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure, and write ``model.safetensors`` and ``training.json``."""
     parser = argparse.ArgumentParser(prog="python -m infinitevl_bench.training.teacher", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1300, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=32, help="pages a step")
+    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps")
+    parser.add_argument("--batch-size", type=int, default=128, help="pages a step")
     parser.add_argument("--peak-rate", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--train-pages", type=int, default=20480, help="pages of the training set")
+    parser.add_argument("--train-pages", type=int, default=24576, help="pages of the training set")
     parser.add_argument("--test-pages", type=int, default=100, help="test pages of each family")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
