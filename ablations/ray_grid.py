@@ -90,15 +90,16 @@ def run_on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    address = None if cluster.address == LOCAL else cluster.address
-    # A cluster brings its own GPUs; here they are counted by Ray.
+    # "local" begins an instance of its own; without an address Ray would join whatever cluster it finds, or wait for
+    # one that is gone.
+    own = {"include_dashboard": False} if cluster.address == LOCAL else {}
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+        ray.init(address=cluster.address, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         # A cluster with token authentication refuses whoever has another token as if it were not there.
         raise UserError(
-            f"Ray at {cluster.address} cannot be used ({' '.join(str(error).split())[:200]}); if the cluster asks for a "
-            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as there",
+            f"Ray at {cluster.address} cannot be used ({' '.join(str(error).split())[:200]}); where a cluster asks for "
+            "a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as there",
             1,
         ) from None
     try:
