@@ -62,7 +62,8 @@ def check_decoder(profiled: Profiled, use_graph: bool) -> dict[str, float]:
     for place in range(CHECKED_TOKENS, total):
         step = ids[:, place : place + 1]
         stepped = decoder.decode(step), eager.decode(step)
-    found, bounds = {}, {}
+    found: dict[str, float] = {}
+    bounds: dict[str, float] = {}
     exact = exact_logits(profiled, ids)
     for what, (fast, own), place in (("prefill", prefilled, CHECKED_TOKENS - 1), ("decode", stepped, total - 1)):
         truth, noise = (own, 0.0) if exact is None else (exact[:, place], relative_difference(own, exact[:, place]))
