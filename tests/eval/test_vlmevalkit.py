@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import ssl
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,13 @@ def opened_twin(benchmark: Benchmark, root: Path, questions: int = 12) -> tuple[
 
 
 def test_importing_and_scoring_leave_the_process_as_it_was(first_import: dict[str, Any]) -> None:
+    if not first_import:
+        # Only a process that has not imported it yet can watch.
+        name = f"{__file__}::test_importing_and_scoring_leave_the_process_as_it_was"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+        return
     assert first_import["after"] == first_import["before"]
     assert first_import["printed"] == ""
     assert "vlmeval" in sys.modules

@@ -190,7 +190,8 @@ def test_the_backward_pass_that_fla_refuses(
     kernels.library_trouble.cache_clear()
     for name in RECURRENCES:
         trouble = kernels.library_trouble("fla", name, True)
-        assert (trouble is not None) == (refused and name in kernels.REFUSED_ON_HOPPER)
+        beyond_help = tilelang and name not in kernels.RIGHT_BY_TILELANG and (capability, triton) == ((9, 0), "3.6.0")
+        assert (trouble is not None) == ((refused or beyond_help) and name in kernels.REFUSED_ON_HOPPER)
         assert kernels.library_trouble("fla", name, False) is None
     kernels.library_trouble.cache_clear()
 
