@@ -237,6 +237,32 @@ def convert(
     convert_command(source, target, pattern=pattern, mixer=mixer, window=window, to=to, seed=seed)
 
 
+@app.command()
+def stream(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    ask: Annotated[list[str] | None, typer.Option(help="FRAME:QUESTION, asked after that frame; repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder, run, preset or hub id; the shipped model without.")] = None,
+    frames_per_second: Annotated[
+        float | None, typer.Option("--fps", min=1e-3, help="Frames of a second of video; all without.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Watch a video as a stream, at constant memory, and answer questions on the way.
+
+    Example:
+
+      infinitevl-bench stream street.mp4 --ask '100:what does the sign say ?' --model infinitevl-4b
+    """
+    from .eval.stream_command import stream_command
+
+    stream_command(
+        video, ask or [], model=model, frames_per_second=frames_per_second, max_frames=max_frames,
+        max_new_tokens=max_new_tokens, device=device,
+    )  # fmt: skip
+
+
 @app.command("list")
 def list_names(what: Annotated[Listing, typer.Argument(help="What to list.")], runs: Runs = Path("runs")) -> None:
     """List mixers, benchmarks, presets, artifacts or runs.

@@ -1,10 +1,12 @@
 """Frames of a video file, sampled evenly; decoded by OpenCV."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .conversations import BrokenSampleError
 
@@ -80,6 +82,47 @@ def read_frames(path: Path, plan: VideoPlan, origin: str) -> np.ndarray:
             f"{origin}: video {path} does not decode after {len(frames)} of {len(plan.indices)} frames"
         )
     return np.stack(frames)
+
+
+def frames_and_rate(path: Path) -> tuple[int, float]:
+    """How many frames a video says it has, and how many a second.
+
+    Raises:
+        BrokenSampleError: if the file does not open.
+    """
+    import cv2
+
+    capture = _open(path, "stream")
+    try:
+        return max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))), float(capture.get(cv2.CAP_PROP_FPS)) or 1.0
+    finally:
+        capture.release()
+
+
+def each_frame(path: Path, share: float, count: int) -> Iterator[Image.Image]:
+    """Frames of a video one by one, each decoded when it is asked for.
+
+    Args:
+        path: the file.
+        share: of the frames that are taken, evenly; at most 1.
+        count: where to stop; earlier if the file ends.
+
+    Raises:
+        BrokenSampleError: if the file does not open.
+    """
+    capture, given, position = _open(path, "stream"), 0, 0
+    try:
+        while given < count and capture.grab():
+            position += 1
+            if position * share < given + 1 - 1e-9:
+                continue
+            found, frame = capture.retrieve()
+            if not found:
+                return
+            given += 1
+            yield Image.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
+    finally:
+        capture.release()
 
 
 def _open(path: Path, origin: str) -> Any:

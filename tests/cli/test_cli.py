@@ -27,6 +27,7 @@ COMMANDS = {
     ("compare",): {"--runs"},
     ("data", "status"): set(),
     ("data", "make-synthetic"): {"--out", "--questions", "--level", "--seed"},
+    ("stream",): {"--ask", "--model", "--fps", "--max-frames", "--max-new-tokens", "--device"},
     ("report",): {"--out", "--format", "--check", "--runs"},
     ("convert",): {"--pattern", "--mixer", "--window", "--to", "--seed"},
     ("list",): {"--runs"},
