@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 
+from ..errors import UserError
+
 
 class MixerState(NamedTuple):
     """All that a token mixer remembers of the past.
@@ -60,7 +62,7 @@ def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:
 def _linear_layer(cache: Cache, layer_idx: int) -> Any:
     layer = cache.layers[layer_idx]
     if not isinstance(layer, LinearAttentionCacheLayerMixin):
-        raise ValueError(
+        raise UserError(
             f"layer {layer_idx} of this cache is a {type(layer).__name__}, not a recurrent state: the cache was made "
             "for another model; pass DynamicCache(config=model.config) or none at all"
         )

@@ -157,7 +157,7 @@ def test_a_cache_of_another_model_is_refused(make_model: Callable[..., Any]) -> 
     ids = torch.tensor([[3, 4, 5]])
     cache = attention(ids, use_cache=True)
     name = "cache" if "cache" in cache else "past_key_values"
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(UserError, match="another model"):
         hybrid(torch.tensor([[6]]), **{name: cache[name]})
 
 
