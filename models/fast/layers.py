@@ -13,10 +13,11 @@ from torch import Tensor
 from ..cache import MixerState
 from ..mixers.base import TokenMixer
 from ..mixers.gated_deltanet import GatedDeltaNet
+from ..ops.delta_inputs import delta_inputs
 from ..ops.delta_step import delta_step
 from ..ops.matrix_vector import Around, matrix_vector
 from .merge import merged
-from .pointwise import delta_rule_inputs, fused, gated_head_norm, rms_norm, rotated, swiglu
+from .pointwise import fused, gated_head_norm, rms_norm, rotated, swiglu
 from .slots import KeyValueSlots, StateSlots
 
 
@@ -83,10 +84,14 @@ class FastGatedDeltaNet:
     def chunk(self, normed: Tensor, slots: StateSlots, seen: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As `FastMixer.chunk` says."""
         mixer = self.mixer
-        q, k, v, gate, log_decay, beta, conv = fused(
-            delta_rule_inputs, F.linear(normed, self.weight), slots.conv, self.filters, mixer.A_log, mixer.dt_bias,
-            mixer.H, mixer.K, mixer.V,
-        )  # fmt: skip
+        if slots.conv is None:
+            raise TypeError("these slots were not laid out for this mixer")
+        projected = F.linear(normed, self.weight)
+        channels = self.filters.shape[0]
+        gate = projected[..., channels : channels + mixer.H * mixer.V].unflatten(-1, (mixer.H, mixer.V))
+        q, k, v, log_decay, beta, conv = delta_inputs(
+            projected, slots.conv, self.filters, mixer.A_log, mixer.dt_bias, mixer.H, mixer.K, mixer.V
+        )
         o, state = mixer.recurrence(q, k, v, log_decay, beta, state=slots.recurrent, backend=mixer.backend)
         slots.store(conv, state)
         o = fused(gated_head_norm, o, gate, mixer.o_norm.weight, mixer.o_norm.eps)

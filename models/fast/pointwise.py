@@ -51,38 +51,6 @@ def gated_head_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tens
     return normed * F.silu(gate)
 
 
-def delta_rule_inputs(
-    projected: Tensor, past: Tensor, filters: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int, V: int
-) -> tuple[Tensor, ...]:
-    """All that the gated delta rule takes, from one merged projection.
-
-    Args:
-        projected: ``[B, T, H·(2 K + V) + H·V + 2 H]``: q, k, v, output gate, decay, write strength.
-        past: ``[B, C, W − 1]``, inputs of the short convolutions before these, for their C = H·(2 K + V) channels.
-        filters: ``[C, W]``.
-        A_log, dt_bias: ``[H]``.
-        H, K, V: heads, key and value width.
-
-    Returns:
-        q and k ``[B, T, H, K]`` of unit length, q scaled; v and the output gate ``[B, T, H, V]``; the log decay and the
-        write strength ``[B, T, H]`` in float32 or wider; and the new past ``[B, C, W − 1]``.
-    """
-    T, C = projected.shape[1], filters.shape[0]
-    streams, gate, a, b = projected.split([C, H * V, H, H], dim=-1)
-    padded = torch.cat([past.to(streams.dtype).mT, streams], dim=1)
-    y = padded[:, :T] * filters[:, 0]
-    for i in range(1, filters.shape[1]):
-        y = y + padded[:, i : i + T] * filters[:, i]
-    q, k, v = (stream.unflatten(-1, (H, -1)) for stream in F.silu(y).split([H * K, H * K, H * V], dim=-1))
-    wide = torch.float64 if projected.dtype == torch.float64 else torch.float32
-    q, k = ((x.to(wide) * torch.rsqrt(x.to(wide).square().sum(-1, keepdim=True) + 1e-6)) for x in (q, k))
-    log_decay = -A_log.to(wide).exp() * F.softplus(a.to(wide) + dt_bias.to(wide))
-    return (
-        (q * K**-0.5).to(v.dtype), k.to(v.dtype), v, gate.unflatten(-1, (H, V)),
-        log_decay, b.to(wide).sigmoid(), padded[:, T:].mT.contiguous(),
-    )  # fmt: skip
-
-
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, dynamic=False)

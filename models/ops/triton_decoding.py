@@ -233,3 +233,44 @@ def delta_rule_step(
     S += k[:, None] * written[None, :]
     tl.store(at, S)
     tl.store(output + h * V + values, tl.sum(S * q[:, None], 0))
+
+
+@triton.jit
+def delta_rule_inputs(
+    projected, past, filters, A_log, dt_bias, query, key, value, log_decay, beta, T, WIDTH,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, CONV: tl.constexpr,
+):  # fmt: skip
+    """`delta_inputs`: convolve, normalise and gate one token of one head; grid (B · T, H)."""
+    token, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    b, t = token // T, token % T
+    C: tl.constexpr = 2 * H * K + H * V
+    keys, values = tl.arange(0, K), tl.arange(0, V)
+    q_channel, k_channel, v_channel = h * K + keys, H * K + h * K + keys, 2 * H * K + h * V + values
+    q, k, v = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32), tl.zeros([V], tl.float32)
+    for i in tl.static_range(CONV):
+        # Inputs before the first token are those that were kept of the past, oldest first.
+        source = t - (CONV - 1) + i
+        in_k, in_v = source + 0 * keys, source + 0 * values
+        row = projected + (b * T + source) * WIDTH
+        old = past + b * C * (CONV - 1) + source + CONV - 1
+        for_q = tl.load(row + q_channel, mask=in_k >= 0, other=0.0)
+        for_k = tl.load(row + k_channel, mask=in_k >= 0, other=0.0)
+        for_v = tl.load(row + v_channel, mask=in_v >= 0, other=0.0)
+        old_q = tl.load(old + q_channel * (CONV - 1), mask=in_k < 0, other=0.0)
+        old_k = tl.load(old + k_channel * (CONV - 1), mask=in_k < 0, other=0.0)
+        old_v = tl.load(old + v_channel * (CONV - 1), mask=in_v < 0, other=0.0)
+        q += (for_q + old_q).to(tl.float32) * tl.load(filters + q_channel * CONV + i).to(tl.float32)
+        k += (for_k + old_k).to(tl.float32) * tl.load(filters + k_channel * CONV + i).to(tl.float32)
+        v += (for_v + old_v).to(tl.float32) * tl.load(filters + v_channel * CONV + i).to(tl.float32)
+    q, k, v = q * tl.sigmoid(q), k * tl.sigmoid(k), v * tl.sigmoid(v)
+    q = q * tl.rsqrt(tl.sum(q * q, 0) + 1e-6) * (K**-0.5)
+    k = k * tl.rsqrt(tl.sum(k * k, 0) + 1e-6)
+    at = token * H + h
+    tl.store(query + at * K + keys, q)
+    tl.store(key + at * K + keys, k)
+    tl.store(value + at * V + values, v)
+    scalars = projected + token * WIDTH + C + H * V
+    a = tl.load(scalars + h).to(tl.float32) + tl.load(dt_bias + h).to(tl.float32)
+    rate = tl.where(a > 20.0, a, tl.log(1.0 + tl.exp(tl.minimum(a, 20.0))))
+    tl.store(log_decay + at, -tl.exp(tl.load(A_log + h).to(tl.float32)) * rate)
+    tl.store(beta + at, tl.sigmoid(tl.load(scalars + H + h).to(tl.float32)))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from infinitevl_bench.models.fast.slots import KeyValueSlots
 from infinitevl_bench.models.graph import GraphedDecoder
+from infinitevl_bench.models.ops import delta_inputs as inputs_op
 from infinitevl_bench.models.ops import delta_step as delta_op
 from infinitevl_bench.models.ops import matrix_vector as product_op
 from infinitevl_bench.models.ops import slot_attention as attention_op
@@ -173,6 +174,38 @@ def test_delta_step(kernel_of: str, H: int, K: int, V: int) -> None:
 
 
 @kernels
+@pytest.mark.parametrize("T", [1, 2, 3, 9])
+@pytest.mark.parametrize(("B", "H", "K", "V"), [(1, 2, 16, 32), (2, 3, 32, 16)])
+def test_delta_inputs(kernel_of: str, T: int, B: int, H: int, K: int, V: int) -> None:
+    channels = H * (2 * K + V)
+    projected = random(B, T, channels + H * V + 2 * H)
+    past, filters = random(B, channels, 3, seed=1), random(channels, 4, seed=2)
+    A_log, dt_bias = (random(H, seed=i, dtype=torch.float32) for i in (3, 4))
+    found = inputs_op.kernel(projected, past, filters, A_log, dt_bias, H, K, V)
+    wide = (x.double() for x in (projected, past, filters, A_log, dt_bias))
+    for ours, theirs in zip(found, inputs_op.reference(*wide, H, K, V), strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 7, [2, 5], [3, 4], [7]], ids=str)
+def test_the_past_that_is_handed_on_is_the_convolutions(cuts: list[int]) -> None:
+    """In pieces of any size as in one, and the last inputs of all at the end."""
+    H, K, V = 2, 8, 16
+    channels = H * (2 * K + V)
+    projected, filters = torch.randn(1, 7, channels + H * V + 2 * H), torch.randn(channels, 4)
+    gates = torch.randn(H), torch.randn(H)
+    past = start = torch.randn(1, channels, 3)
+    pieces = []
+    for piece in projected.split(cuts, dim=1):
+        *results, past = inputs_op.delta_inputs(piece, past, filters, *gates, H, K, V)
+        pieces.append(results)
+    whole = inputs_op.reference(projected, start, filters, *gates, H, K, V)
+    for ours, theirs in zip(zip(*pieces, strict=True), whole, strict=True):
+        torch.testing.assert_close(torch.cat(ours, dim=1), theirs)
+    assert torch.equal(past, projected[:, -3:, :channels].mT)
+
+
+@kernels
 @pytest.mark.parametrize("pattern", ["SLLL", "F"])
 def test_a_whole_step_by_kernels(
     kernel_of: str, pattern: str, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -181,7 +214,7 @@ def test_a_whole_step_by_kernels(
 
     Each kernel may be right on tensors made for its test and wrong on those of a model, which lie as they lie.
     """
-    for module in (product_op, delta_op, attention_op):
+    for module in (product_op, delta_op, inputs_op, attention_op):
         monkeypatch.setattr(module, "takes_kernels", lambda x: True)
     model = make_model(pattern=pattern).to(device)
     ids = torch.randint(5, 60, (1, 20), generator=torch.Generator().manual_seed(0)).to(device)
