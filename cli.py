@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .archive.cli import runs_app
 from .errors import UserError
 from .mistakes import UsageError, told
 from .profiling.cli import profile
@@ -31,6 +32,7 @@ data = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(profile, name="profile")
+app.add_typer(runs_app, name="runs")
 
 INTERRUPTED = 130
 

@@ -12,10 +12,11 @@ run's id, so the same request always lands in the same folder `runs/<id>/`:
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -36,6 +37,8 @@ SCHEMA_VERSION = 1
 Scalar = str | int | float | bool | None
 # Checked to be JSON when a spec is made; whoever reads an argument knows which it is.
 if TYPE_CHECKING:
+    import pandas as pd
+
     Arguments = dict[str, Any]
 else:
     Arguments = dict[str, JsonValue]
@@ -311,3 +314,20 @@ def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:
             where = ".".join(str(part) for part in first["loc"]) or "the whole row"
             raise UserError(f"{path}, record {number}: {where}: {first['msg']}; mend or remove it", 1) from None
     return records
+
+
+class _Callable(ModuleType):
+    """This module, which `infinitevl_bench.records()` also calls: a function of that name would hide the module."""
+
+    def __call__(self, runs: str | Path | None = "runs") -> "pd.DataFrame":
+        """All measured records as a tidy frame: those of finished runs in ``runs``, and those that the package ships.
+
+        Raises:
+            UserError: for records that cannot be read.
+        """
+        from .tidy import frame
+
+        return frame(record.model_dump() for record in measured_records(None if runs is None else Path(runs)))
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import unknown_name
-from ..records import measured_records
+from ..records import Record, measured_records
 from .claims import CLAIMS, Verdict, judge
 from .published import published_records
 from .verdicts import counted, interval_text, lacking
@@ -30,18 +30,23 @@ def verify_command(runs: Path, claims: Sequence[str] | None) -> tuple[str, bool]
     Raises:
         UserError: for an unknown claim, with the nearest names; for records that cannot be read.
     """
+    verdicts, measured = verdicts_on(runs, claims)
+    used = {run for verdict in verdicts for run in verdict.runs}
+    count = sum(record.run_id in used for record in measured)
+    lines = [verdict_text(verdict) for verdict in verdicts]
+    lines.append(f"{counted(verdicts)}; {len(measured):,} measured records read, {count:,} of the runs used")
+    return "\n\n".join(lines), all(verdict.decided for verdict in verdicts)
+
+
+def verdicts_on(runs: Path, claims: Sequence[str] | None) -> tuple[list[Verdict], list[Record]]:
+    """The verdicts on claims (all of them if none is named), and the measured records that were read."""
     names = list(dict.fromkeys(name.upper() for name in claims or CLAIMS))
     for name in names:
         if name not in CLAIMS:
             raise unknown_name("claim", name, CLAIMS)
     measured = measured_records(runs)
     records = [*published_records(), *measured]
-    verdicts = [judge(name, records) for name in names]
-    used = {run for verdict in verdicts for run in verdict.runs}
-    count = sum(record.run_id in used for record in measured)
-    lines = [verdict_text(verdict) for verdict in verdicts]
-    lines.append(f"{counted(verdicts)}; {len(measured):,} measured records read, {count:,} of the runs used")
-    return "\n\n".join(lines), all(verdict.decided for verdict in verdicts)
+    return [judge(name, records) for name in names], measured
 
 
 def verdict_text(verdict: Verdict) -> str:
