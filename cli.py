@@ -197,7 +197,7 @@ def report(
     artifacts: Annotated[list[str] | None, typer.Argument(help="Artifacts such as table3; all without it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg; repeatable.")
+        list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg, pdf; repeatable.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a file differs from the records.")
