@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .archive.cli import runs_app
 from .errors import UserError
+from .mistakes import UsageError, told
 from .profiling.cli import profile
 from .training.cli import app as train
 
@@ -30,6 +32,7 @@ data = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(profile, name="profile")
+app.add_typer(runs_app, name="runs")
 
 INTERRUPTED = 130
 
@@ -194,7 +197,7 @@ def report(
     artifacts: Annotated[list[str] | None, typer.Argument(help="Artifacts such as table3; all without it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg; repeatable.")
+        list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg, pdf; repeatable.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a file differs from the records.")
@@ -212,6 +215,24 @@ def report(
     from .reports.build import report_command
 
     typer.echo(report_command(runs, out, artifacts, formats, check))
+
+
+@app.command()
+def verify(
+    claims: Annotated[list[str] | None, typer.Argument(help="Claims such as C4; all without it.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Judge the paper's claims from recorded results; the exit code is 0 only if all that are asked for are decided.
+
+    Example:
+
+      infinitevl-bench verify C4 C6
+    """
+    from .reports.verify import verify_command
+
+    text, decided = verify_command(runs, claims)
+    typer.echo(text)
+    raise typer.Exit(0 if decided else 1)
 
 
 @app.command()
@@ -346,17 +367,15 @@ def bench_ops(
 def main() -> None:
     """Run the command line; a user's mistake is one line and a non-zero exit code."""
     try:
-        app()
-    except UserError as error:
+        status = app(prog_name="infinitevl-bench", standalone_mode=False)
+    except (UserError, typer.Abort, OSError, UsageError) as error:
         if os.environ.get("INFINITEVL_BENCH_DEBUG"):
             raise
-        typer.echo(f"infinitevl-bench: {error}", err=True)
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        # typer turns an interruption into this exit code, and says nothing.
-        if stop.code == INTERRUPTED:
-            typer.echo("infinitevl-bench: interrupted; nothing is lost, call the same command again to go on", err=True)
-        raise
+        message, status = told(error)
+        typer.echo(message, err=True)
+    if status == INTERRUPTED:
+        typer.echo("infinitevl-bench: interrupted; nothing is lost, call the same command again to go on", err=True)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

@@ -12,36 +12,36 @@ run's id, so the same request always lands in the same folder `runs/<id>/`:
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata, resources
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from .environment import environment
 from .errors import UserError
+from .files import atomic_write, file_digest, locked, package_path
 
+# Whoever reads or writes runs also needs these.
+__all__ = [
+    "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
+    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "write_records",
+]  # fmt: skip
+
+SCHEMA_VERSION = 1
 Scalar = str | int | float | bool | None
 # Checked to be JSON when a spec is made; whoever reads an argument knows which it is.
 if TYPE_CHECKING:
+    import pandas as pd
+
     Arguments = dict[str, Any]
 else:
     Arguments = dict[str, JsonValue]
-
-RECORDED_PACKAGES = (
-    "infinitevl-bench", "torch", "transformers", "accelerate", "fla-core", "triton", "tilelang", "mamba-ssm",
-    "flash-attn", "ms-vlmeval", "numpy", "pandas",
-)  # fmt: skip
 
 
 class Record(BaseModel):
@@ -214,70 +214,25 @@ class RunFolder:
         return _parse_records(self.result()["records"], self.path / "result.json")
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, even after a power cut.
-
-    Raises:
-        UserError: if the disk is full or the folder cannot be written to; the old file is untouched.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private by default; the result should be readable like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, for which a folder is made, waiting for whoever holds it.
-
-    Raises:
-        UserError: if it cannot be made there.
-    """
-    lock = FileLock(str(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {path.parent}: {error.strerror}; choose another folder with --runs", 1
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def read_records(path: Path) -> list[Record]:
     """Read a ``.jsonl`` file of records.
 
     Raises:
-        UserError: naming the file and line that is no record.
+        UserError: naming the file and line that is no record, or was written by another version.
     """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", 1) from None
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: a text in a record may hold a line separator of Unicode's.
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line", 1) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); mend or remove the line", 1) from None
     return _parse_records(rows, path)
 
 
@@ -304,72 +259,22 @@ def measured_records(runs: Path | None) -> list[Record]:
         return shipped
     if not runs.is_dir():
         raise UserError(f"{runs} is a file, not a folder of runs; name another with --runs")
-    local = [
-        record
-        for folder, result in finished_runs(runs)
-        for record in _parse_records(result["records"], folder / "result.json")
-    ]
-    return shipped + local
+    return shipped + [record for folder, result in finished_runs(runs) for record in records_of(folder, result)]
 
 
-def file_digest(path: Path) -> str:
-    """The first 12 hex digits of a file's SHA-256.
+def records_of(folder: Path, result: Mapping[str, Any]) -> list[Record]:
+    """The records of a finished run, as `finished_runs` yields it.
 
     Raises:
-        UserError: if the file cannot be read.
+        UserError: naming the file and the record that is none.
     """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}); reinstall the package", 1) from None
-
-
-def package_path(*parts: str) -> Path:
-    """A path inside the installed package."""
-    return Path(str(resources.files("infinitevl_bench"))).joinpath(*parts)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Describe the machine, the packages, the commit and the command line, without any secret or user name."""
-    return {
-        "device": device,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: version for name in RECORDED_PACKAGES if (version := _version(name)) is not None},
-        "git": _git_state(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Scalar]:
-    root = package_path()
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        # No git on this machine, or a checkout without a commit: the versions still say which release ran.
-        return {"commit": None, "dirty": None}
+    return _parse_records(result["records"], folder / "result.json")
 
 
 def _load_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove the file to run again", 1) from None
     whole = (
         isinstance(result, dict)
@@ -385,7 +290,7 @@ def _load_result(path: Path) -> dict[str, Any]:
 def _json_object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise UserError(f"{path}, line {number}: damaged; remove the line, then call the same command again", 1)
@@ -395,6 +300,13 @@ def _json_object(line: bytes, path: Path, number: int) -> dict[str, Any]:
 def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:
     records = []
     for number, row in enumerate(rows, start=1):
+        version = row.get("schema_version", SCHEMA_VERSION) if isinstance(row, dict) else SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}, record {number}: schema {version!r}, and this version reads schema {SCHEMA_VERSION} alone; "
+                "use the version of infinitevl-bench that wrote it, or run it again",
+                1,
+            )
         try:
             records.append(Record.model_validate(row))
         except ValidationError as error:
@@ -402,3 +314,20 @@ def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:
             where = ".".join(str(part) for part in first["loc"]) or "the whole row"
             raise UserError(f"{path}, record {number}: {where}: {first['msg']}; mend or remove it", 1) from None
     return records
+
+
+class _Callable(ModuleType):
+    """This module, which `infinitevl_bench.records()` also calls: a function of that name would hide the module."""
+
+    def __call__(self, runs: str | Path | None = "runs") -> "pd.DataFrame":
+        """All measured records as a tidy frame: those of finished runs in ``runs``, and those that the package ships.
+
+        Raises:
+            UserError: for records that cannot be read.
+        """
+        from .tidy import frame
+
+        return frame(record.model_dump() for record in measured_records(None if runs is None else Path(runs)))
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..eval.runner import evaluate
+from ..files import make_readable
 from ..models.accounting import count_parameters, state_elements
 from ..models.checkpoints import load_model, new_model
 from ..models.device import device_name
@@ -121,6 +122,7 @@ def _train(
             result = train(AnswerLoss(model), batches_at, arguments, folder, data_key, on_step=on_event, device=device)
     model.save_pretrained(folder.path / MODEL_FOLDER, safe_serialization=True)
     processor.save_pretrained(folder.path / MODEL_FOLDER)
+    make_readable(folder.path / MODEL_FOLDER)
     origin = "Trained by `infinitevl-bench ablate` on synthetic pages; its settings and scores are in its run's folder."
     write_card(model.config, folder.path / MODEL_FOLDER, spec.id, origin)
     return result, between

@@ -1,6 +1,5 @@
 """Weights: new models from a preset, models from a folder or a hub, always safetensors and never remote code."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError, unknown_name
-from ..records import package_path
+from ..files import make_readable, package_path
 from .config import HybridVLConfig
 from .hybrid import HybridVLForConditionalGeneration
 from .loading import OURS, is_hub_id, open_checkpoint
@@ -174,10 +173,7 @@ class new_folder:  # noqa: N801 - used like a function
         try:
             if kind is None:
                 # Temporary folders, and weights as safetensors writes them, are private; an export is not.
-                umask = os.umask(0)
-                os.umask(umask)
-                for path in (self.unfinished, *self.unfinished.rglob("*")):
-                    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+                make_readable(self.unfinished)
                 self.unfinished.replace(self.folder)
         finally:
             shutil.rmtree(self.unfinished, ignore_errors=True)

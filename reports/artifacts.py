@@ -1,5 +1,6 @@
 """The artifacts of the report: every table and figure by name, each a function from records to an `Artifact`."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +21,8 @@ ARTIFACTS: dict[str, str] = {
     "table3": "ablation_tables:mixer_table",
     "table4": "ablation_tables:ratio_table",
     "learning_curves": "curves:learning_curves",
+    "difficulty": "recall:difficulty",
+    "state_recall": "recall:state_recall",
     "table1": "benchmark_tables:general_table",
     "table2": "benchmark_tables:text_rich_table",
     "fig1": "efficiency:overview",
@@ -27,6 +30,7 @@ ARTIFACTS: dict[str, str] = {
     "fig4_streaming": "efficiency:streaming",
     "floors": "efficiency_floors:floors",
     "fig_frames": "curves:frame_scaling",
+    "depth_frames": "recall:depth_frames",
 }
 
 
@@ -59,6 +63,11 @@ class Artifact:
     figure: "Callable[[Theme], Figure] | None" = None
     missing: tuple[Missing, ...] = ()
     runs: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hash of the numbers and words that it shows."""
+        return hashlib.sha256(repr((self.name, self.caption, self.tables)).encode()).hexdigest()[:16]
 
 
 def artifact_names() -> list[str]:

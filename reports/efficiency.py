@@ -222,11 +222,15 @@ def _exhausted(records: Sequence[Record], axis: str) -> str:
     return f"Out of memory: {'; '.join(ends)}. " if ends else ""
 
 
+_CANONICAL = {
+    "infinitevl-4b": HYBRID, "infinitevl": HYBRID,
+    "qwen2.5-vl-3b": TRANSFORMER, "qwen2.5vl-3b": TRANSFORMER, "qwen2.5-vl-3b-instruct": TRANSFORMER,
+}  # fmt: skip
+
+
 def canonical_model(model: str) -> str:
-    """The paper's name of a model that our presets name in their own way."""
-    return {"infinitevl-4b": HYBRID, "qwen2.5-vl-3b": TRANSFORMER, "qwen2.5vl-3b": TRANSFORMER}.get(
-        model.lower(), model
-    )
+    """The paper's name of a model that our presets, or a hub, name in their own way."""
+    return _CANONICAL.get(model.rpartition("/")[2].lower(), model)
 
 
 def _headline(record: Record) -> bool:

@@ -5,6 +5,7 @@ of colour blindness tell apart, and each arm keeps its colour across figures. Li
 """
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,6 +27,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
 )
 WIDTH = 7.2  # inches: the text width of a page
 MARKERS = "osD^vPX"
+MARK = "infinitevl-bench data "
 
 _ARM_COLOURS = {
     "gated_deltanet": BLUE, "gla": ORANGE, "mamba2": GREEN, "linear_attention": PURPLE,
@@ -64,8 +66,12 @@ def shade(colour: str, theme: Theme) -> str:
     return _ON_DARK.get(colour, colour) if theme.name == "dark" else colour
 
 
-def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT) -> bytes:
-    """Draw a figure and write it as ``png``, ``svg`` or ``pdf``, without dates or versions inside."""
+def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT, data: str = "") -> bytes:
+    """Draw a figure and write it as ``png``, ``svg`` or ``pdf``, without dates or versions inside.
+
+    Another release of matplotlib may draw the same numbers with other bytes; ``data``, a digest of what is drawn, is
+    kept in the file, so that `drawn_from` can tell whether it shows the same.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -75,12 +81,18 @@ def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT) -
         figure: Figure = draw(theme)
         buffer = BytesIO()
         metadata: dict[str, Any] = {
-            "png": {"Software": None},
-            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-            "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+            "png": {"Software": None, "Source": MARK + data},
+            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None, "Source": MARK + data},
+            "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None, "Subject": MARK + data},
         }[kind]
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata, transparent=theme.paper is None)
     return buffer.getvalue()
+
+
+def drawn_from(file: bytes) -> str | None:
+    """The digest of the data that a figure written by `render` shows; None where it says nothing."""
+    found = re.search(re.escape(MARK.encode()) + rb"([0-9a-f]{12,64})", file)
+    return found[1].decode() if found else None
 
 
 def new_figure(height: float, columns: int = 1, rows: int = 1, **grid: Any) -> "tuple[Figure, list[Axes]]":

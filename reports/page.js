@@ -30,4 +30,27 @@ filters.onchange = () => {
     row.hidden = chosen.some(({ value, dataset }) => (row.dataset[dataset.facet] ?? value) !== value);
 };
 
+// A measured row's badge shows the runs behind it, as the section on provenance tells them.
+const origin = document.getElementById("origin");
+const told = new Map([...document.querySelectorAll("tr[data-run]")].map((row) => [row.dataset.run, row.closest(".card")]));
+for (const cell of document.querySelectorAll("td[data-runs]")) {
+  const button = document.createElement("button");
+  button.title = "Show the runs behind this row";
+  button.append(cell.querySelector(".kind"));
+  cell.prepend(button);
+  button.onclick = () => {
+    const place = origin.querySelector("div");
+    place.replaceChildren();
+    for (const card of new Set(cell.dataset.runs.split(" ").map((run) => told.get(run)))) {
+      if (!card) continue;
+      const copy = card.cloneNode(true);
+      for (const row of copy.querySelectorAll("tr[data-run]"))
+        if (!cell.dataset.runs.split(" ").includes(row.dataset.run)) row.remove();
+      copy.querySelector("details").open = true;
+      place.append(copy);
+    }
+    origin.showModal();
+  };
+}
+
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));

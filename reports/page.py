@@ -5,10 +5,9 @@ an image with a data address, in both themes, so that its insides cannot reach t
 """
 
 import re
-from base64 import b64encode
-from collections.abc import Callable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -17,14 +16,11 @@ from ..records import Record, package_path
 from .artifacts import Artifact
 from .claims import STATUSES, Verdict
 from .estimates import extra_text, group, run_ids
-from .figures import DARK, LIGHT, Theme, render
+from .figures import DARK, LIGHT, Theme, drawn_from, render
 from .provenance import Provenance
 from .published import PAPER
 from .tables import Row
 from .verdicts import counts, interval_text, lacking
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Sign of a verdict: nothing on the page is told by colour alone.
 SIGNS = {
@@ -87,9 +83,23 @@ def page(
     )
 
 
-def picture(draw: "Callable[[Theme], Figure]", theme: Theme) -> str:
-    """A figure as a data address."""
-    return f"data:image/svg+xml;base64,{b64encode(render(draw, 'svg', theme)).decode()}"
+def picture(artifact: Artifact, theme: Theme) -> str:
+    """An artifact's figure as a data address."""
+    if artifact.figure is None:
+        raise ValueError(f"{artifact.name} has no figure")
+    return f"data:image/svg+xml;base64,{b64encode(render(artifact.figure, 'svg', theme, artifact.digest)).decode()}"
+
+
+def without_drawings(page: bytes) -> bytes:
+    """A page with every figure replaced by the digest of its data."""
+
+    def digest(found: re.Match[bytes]) -> bytes:
+        try:
+            return (drawn_from(b64decode(found[1])) or "unknown").encode()
+        except ValueError:
+            return b"damaged"
+
+    return re.sub(rb"data:image/svg\+xml;base64,([A-Za-z0-9+/=]*)", digest, page)
 
 
 def shell_code(command: str) -> Markup:

@@ -70,8 +70,11 @@ def framed(scores: Mapping[tuple[str, int], Sequence[float]], **changes: Any) ->
         "artifact": "fig_frames", "metric": "score", "unit": "%", "model": "small", "scale": "small",
         "benchmark": "Video-MME", "split": "synthetic", "source": "measured", "n": 200, "device": "a card",
     } | changes  # fmt: skip
+    notes = fields.pop("extra", {})
     return [
-        Record(**fields, value=value, frames=frames, seed=seed, run_id=f"{stage}-{seed}", extra={"stage": stage})
+        Record(
+            **fields, value=value, frames=frames, seed=seed, run_id=f"{stage}-{seed}", extra={"stage": stage} | notes
+        )
         for (stage, frames), by_seed in scores.items()
         for seed, value in enumerate(by_seed)
     ]
@@ -108,6 +111,27 @@ def mixed(make: SimpleNamespace) -> list[Record]:
         *make.cells(two, scale="small", split="official"),
         *make.losses(),
         *make.losses("gated_deltanet"),
+        *(
+            make.evaluated(
+                "student",
+                "DocVQA",
+                60.0 - 10 * level,
+                mixer=mixer,
+                pattern="SLLL",
+                split="synthetic",
+                seed=0,
+                dataset="DocVQA_SYNTH",
+                extra={"level": level},
+                run_id=f"eval-{mixer}-{level}",
+            )
+            for mixer in ("gla", "gated_deltanet")
+            for level in (1, 2, 3)
+        ),
+        *(
+            record
+            for depth in (0.0, 0.5, 1.0)
+            for record in make.framed({("long", 32): [90.0 - 20 * depth]}, extra={"stage": "long", "depth": depth})
+        ),
         make.evaluated("mine", "DocVQA", 30.0, dataset="DocVQA_VAL"),
         make.evaluated("mine", "ChartQA", 31.0, dataset="ChartQA_TEST"),
         make.evaluated("mine", "MME", 1500.0, unit="points", artifact="table1"),

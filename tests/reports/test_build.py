@@ -2,15 +2,19 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.records import Record, RunFolder, RunSpec
+from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
+from infinitevl_bench.reports import figures
 from infinitevl_bench.reports.artifacts import ARTIFACTS
-from infinitevl_bench.reports.build import FORMATS, report_command
+from infinitevl_bench.reports.build import FIGURES, FORMATS, report_command
 from infinitevl_bench.reports.claims import CLAIMS
 from infinitevl_bench.reports.page import breakable, shell_code
 from infinitevl_bench.reports.provenance import provenance_of, without_paths
@@ -72,14 +76,14 @@ def test_without_any_run_the_published_report_is_whole(tmp_path: Path) -> None:
     answer = report_command(tmp_path / "no runs", tmp_path / "out", None, None, False)
     expected = {"index.html", "claims.md"}
     expected |= {name + FORMATS[kind] for name in ARTIFACTS for kind in ("md", "latex", "csv")}
-    expected |= {name + FORMATS[kind] for name in DRAWN_FROM_NOTHING for kind in ("png", "svg")}
+    expected |= {name + FORMATS[kind] for name in DRAWN_FROM_NOTHING for kind in FIGURES}
     files = files_in(tmp_path / "out")
     assert set(files) == expected
     assert all(files.values())
     assert files["fig1.png"].startswith(b"\x89PNG")
     lines = answer.splitlines()
     assert lines[-1] == str((tmp_path / "out" / "index.html").resolve())
-    assert "0 measured records of 0 runs" in lines[0]
+    assert f"{len(measured_records(None)):,} measured records of 0 runs" in lines[0]
     assert f"{len(CLAIMS)} no data" in answer
     assert b"Nothing has been measured yet" in files["index.html"]
     assert not (tmp_path / "no runs").exists()
@@ -94,7 +98,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, runs: Path) -> Non
         assert str(tmp_path).encode() not in data, name
         assert b"matplotlib v" not in data.lower(), name
         assert b"matplotlib version" not in data.lower(), name
-        assert not re.search(rb"dc:date|tEXt", data), name
+        assert not re.search(rb"dc:date|CreationDate|/Producer", data), name
 
 
 def test_check_writes_nothing_and_names_what_differs(tmp_path: Path, runs: Path, make: SimpleNamespace) -> None:
@@ -116,6 +120,35 @@ def test_check_writes_nothing_and_names_what_differs(tmp_path: Path, runs: Path,
     run_with(runs, make.cells({("mamba2", "SLLL"): [45.0]}, scale="tiny"), 2)
     with pytest.raises(UserError, match=r"table3\.csv, table3\.md, table3\.svg"):
         report_command(runs, out, ["table3"], formats, True)
+
+
+def test_check_asks_for_the_same_numbers_not_the_same_matplotlib(
+    tmp_path: Path, runs: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, formats = tmp_path / "out", ["html", *FIGURES]
+    report_command(runs, out, None, formats, False)
+    style = figures._style
+    monkeypatch.setattr(figures, "_style", lambda theme: style(theme) | {"font.size": 9.5})
+    assert "files agree" in report_command(runs, out, None, formats, True)
+    run_with(runs, make.cells({("mamba2", "SLLL"): [45.0]}, scale="tiny"), 2)
+    with pytest.raises(UserError, match=r"index\.html.*table3\.pdf, table3\.png, table3\.svg"):
+        report_command(runs, out, None, formats, True)
+    report_command(runs, out, None, formats, False)
+    (out / "index.html").write_bytes((out / "index.html").read_bytes().replace(b"Gated", b"Grated", 1))
+    with pytest.raises(UserError, match=r"1 of the report's files.*index\.html"):
+        report_command(runs, out, None, formats, True)
+
+
+def test_the_report_takes_no_torch(tmp_path: Path, runs: Path) -> None:
+    script = (
+        "import sys, pathlib\nfrom infinitevl_bench.reports.build import report_command\n"
+        "report_command(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), None, None)\n"
+        "assert not {'torch', 'transformers', 'vlmeval'} & set(sys.modules)\n"
+    )
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", script, str(runs), str(tmp_path / "out")], check=True, timeout=120)
+    assert time.monotonic() - started < 60
+    assert (tmp_path / "out" / "index.html").stat().st_size > 10_000
 
 
 def test_a_figure_that_records_no_longer_give_goes(tmp_path: Path, runs: Path) -> None:
@@ -154,7 +187,7 @@ def test_the_page_is_whole_whatever_artifacts_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("artifacts", "formats", "words"),
-    [(["tabel3"], None, "did you mean table3"), (None, ["pdf"], "unknown format 'pdf'"), ([], ["htm"], "html")],
+    [(["tabel3"], None, "did you mean table3"), (None, ["bmp"], "unknown format 'bmp'"), ([], ["htm"], "html")],
 )
 def test_unknown_names_are_refused(
     tmp_path: Path, artifacts: list[str] | None, formats: list[str] | None, words: str

@@ -8,9 +8,11 @@ import pytest
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import Record
 from infinitevl_bench.reports.artifacts import ARTIFACTS
+from infinitevl_bench.reports.benchmark_tables import HELD_BACK
 from infinitevl_bench.reports.claims import CLAIMS, STATUSES, Verdict, contrast, judge, judge_all
+from infinitevl_bench.reports.claims_official import public_columns
 from infinitevl_bench.reports.estimates import interval_of_mean
-from infinitevl_bench.reports.published import benchmark_columns, published_records
+from infinitevl_bench.reports.published import published_records
 from infinitevl_bench.reports.verdicts import counted, interval_text, lacking, verdicts_markdown
 
 HYBRID, TRANSFORMER = "infinitevl-4b", "qwen2.5-vl-3b"
@@ -119,7 +121,7 @@ def averages(rich: float, general: float, leave: str = "", **changes: Any) -> Ca
     def build(make: SimpleNamespace) -> list[Record]:
         records = []
         for table, ours in (("table1", general), ("table2", rich)):
-            for name in (column for column in benchmark_columns(table) if column != leave):
+            for name in (column for column in public_columns(table) if column != leave):
                 kind = {"unit": "points"} if name == "MME" else {}
                 times = 25.0 if name == "MME" else 1.0
                 for model, value in ((HYBRID, ours), (TRANSFORMER, 70.0)):
@@ -271,6 +273,15 @@ def test_neither_synthetic_scores_nor_random_weights_make_official_averages(
     change: dict[str, Any], make: SimpleNamespace
 ) -> None:
     assert verdict_on("C9", averages(rich=69.0, general=71.0, **change)(make)).status == "no data"
+
+
+def test_held_back_splits_are_not_asked_for_and_hub_names_are_known(make: SimpleNamespace) -> None:
+    hub = {HYBRID: "hustvl/InfiniteVL", TRANSFORMER: "Qwen2.5-VL-3B-Instruct"}
+    records = [r.model_copy(update={"model": hub[r.model]}) for r in averages(rich=69.0, general=71.0)(make)]
+    assert verdict_on("C9", records).status == "reproduced"
+    lacking_one = verdict_on("C9", [r for r in records if r.benchmark != "DocVQA_VAL"])
+    assert {one.partition(" on ")[2] for one in lacking_one.missing} == {"DocVQA_VAL"}
+    assert not any(name in reason for name in HELD_BACK for reason in lacking_one.missing)
 
 
 def test_an_average_at_its_threshold_is_inconclusive(make: SimpleNamespace) -> None:

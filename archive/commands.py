@@ -1,0 +1,177 @@
+"""What `infinitevl-bench runs` prints and does."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import UserError
+from ..records import Record, measured_records
+from ..tidy import check_ending, frame, write
+from .folders import Run, all_runs, find_run, held
+
+
+def list_runs(root: Path) -> None:
+    """Print all runs, one a line, finished or not."""
+    found = all_runs(root)
+    console = Console()
+    if not found:
+        console.print(f"no runs yet in {escape(str(root))}", soft_wrap=True)
+        return
+    table = _table("run", "state", "what", "score in %", "finished", "size")
+    for run in found:
+        scores = [record for record in run.records if record.metric == "score"]
+        shown = "  ".join(f"{record.benchmark} {record.value:.1f}" for record in scores)
+        _add(table, run.id, _state(run), _what(run), shown or run.problem, run.finished_at[:16], _size(run.size_bytes))
+    console.print(table)
+
+
+def show_run(name: str, root: Path) -> None:
+    """Print what one run was asked for, where it ran, and what it found."""
+    run = find_run(name, root)
+    console = Console()
+    console.print(f"{run.id}: {_state(run)}{', ' + run.problem if run.problem else ''}", markup=False, soft_wrap=True)
+    facts = _flat(run.arguments) | _environment(run)
+    for key, value in facts.items():
+        console.print(f"  {key}: {value}", markup=False, highlight=False, soft_wrap=True)
+    records = _told(run)
+    if records:
+        table = _table("metric", "of", "value", "unit", "95 % interval", "n")
+        for record in records:
+            bounds = "" if record.ci_low is None else f"{record.ci_low:.4g} to {record.ci_high:.4g}"
+            count = "" if record.n is None else str(record.n)
+            _add(table, record.metric, _place(record), f"{record.value:.6g}", record.unit, bounds, count)
+        console.print(table)
+    for file in sorted(path for path in run.path.iterdir() if not path.name.startswith(".")):
+        console.print(f"  {file.name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def diff_runs(first: str, second: str, root: Path) -> None:
+    """Print in what two runs differ: the request, the environment, and the numbers that both have."""
+    left, right = find_run(first, root), find_run(second, root)
+    console = Console()
+    table = _table("", left.id, right.id, "difference")
+    facts = [_flat(run.arguments) | _environment(run) for run in (left, right)]
+    for key in sorted(facts[0].keys() | facts[1].keys()):
+        values = [one.get(key, "—") for one in facts]
+        if values[0] != values[1]:
+            _add(table, key, *values, "")
+    numbers = [{_identity(record): record.value for record in _told(run)} for run in (left, right)]
+    for identity in sorted(numbers[0].keys() | numbers[1].keys()):
+        before, after = (one.get(identity) for one in numbers)
+        if before != after:
+            change = f"{after - before:+.4g}" if before is not None and after is not None else ""
+            _add(table, identity, *("—" if value is None else f"{value:.6g}" for value in (before, after)), change)
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("no difference", soft_wrap=True)
+
+
+def export_records(out: Path, root: Path) -> None:
+    """Write all measured records, those of the runs and those that the package ships, as one tidy table."""
+    check_ending(out)
+    table = frame(record.model_dump() for record in measured_records(root))
+    write(out, table)
+    Console().print(f"{len(table):,} records, {len(table.columns)} columns in {escape(str(out))}", soft_wrap=True)
+
+
+def prune_runs(root: Path, yes: bool) -> None:
+    """Remove unfinished runs that no process works on, and what killed processes left half-written.
+
+    Without ``yes`` nothing is removed: what would go is listed. Finished, held and damaged runs stay.
+    """
+    unfinished = [run for run in all_runs(root) if run.state == "unfinished"]
+    scraps = sorted(root.glob("*/.result.json.*")) + sorted(root.glob("*/.*.jsonl.*")) if root.is_dir() else []
+    scraps = [path for path in scraps if path.parent not in {run.path for run in unfinished}]
+    console = Console()
+    freed = sum(run.size_bytes for run in unfinished) + sum(path.stat().st_size for path in scraps)
+    for what in [*(run.path for run in unfinished), *scraps]:
+        console.print(f"{'removed' if yes and _remove(what) else 'would remove'} {what}", markup=False, soft_wrap=True)
+    count = f"{len(unfinished)} unfinished runs, {len(scraps)} half-written files, {_size(freed)}"
+    console.print(count + ("" if yes or not (unfinished or scraps) else "; --yes removes them"), soft_wrap=True)
+
+
+def _remove(path: Path) -> bool:
+    folder = path if path.is_dir() else path.parent
+    try:
+        with held(folder) as free:
+            if not free:
+                return False
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}; look at its permissions", 1) from None
+    return True
+
+
+def _state(run: Run) -> str:
+    return run.status if run.state == "finished" and run.status != "ok" else run.state
+
+
+def _what(run: Run) -> str:
+    names = ("benchmark", "model", "mixer", "pattern", "recipe", "scale", "seed", "data", "stage")
+    return " ".join(str(run.arguments[name]) for name in names if run.arguments.get(name) not in (None, ""))
+
+
+def _flat(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Arguments by their path, such as ``training.steps``."""
+    found: dict[str, str] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return found
+
+
+def _environment(run: Run) -> dict[str, str]:
+    found = run.environment()
+    command = found.pop("command", None)
+    facts = {key: value for key, value in _flat(found).items() if key not in ("started_at", "platform")}
+    if isinstance(command, list):
+        facts["command"] = " ".join(map(str, command))
+    return facts
+
+
+def _told(run: Run) -> list[Record]:
+    """Its records without the learning curves."""
+    return [record for record in run.records if not record.metric.startswith("loss")]
+
+
+def _identity(record: Record) -> str:
+    return " ".join([record.metric, _place(record)])
+
+
+def _place(record: Record) -> str:
+    named = {"frames": record.frames, "context": record.context}
+    parts: Sequence[str | None] = (record.benchmark, record.split, str(record.extra.get("protocol", "")))
+    numbers = [f"{value:,} {name}" for name, value in named.items() if value is not None]
+    return " ".join([*(part for part in parts if part), *numbers])
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(escape(heading), no_wrap=number == 0, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    # Names come from files: a bracket in one is no markup.
+    table.add_row(*map(escape, cells))

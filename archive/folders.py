@@ -1,0 +1,110 @@
+"""The runs of a folder, finished or not: what each was asked for, how far it is, and whether someone works on it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from ..errors import UserError, unknown_name
+from ..records import Record, RunFolder, RunSpec, records_of
+
+State = Literal["finished", "held", "unfinished", "damaged"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; ``problem`` says what is damaged, ``finished_at`` is empty before the end."""
+
+    path: Path
+    state: State
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    finished_at: str = ""
+    status: str = ""
+    records: tuple[Record, ...] = ()
+    problem: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name of the folder."""
+        return self.path.name
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files hold."""
+        return sum(file.lstat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def environment(self) -> dict[str, Any]:
+        """Its ``env.json``; empty if that is not there or no object."""
+        try:
+            found = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def all_runs(root: Path) -> list[Run]:
+    """The runs of a folder by id; one that is damaged is listed as such. Empty without the folder.
+
+    Raises:
+        UserError: if the folder is none.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
+    return [read_run(path.parent) for path in sorted(root.glob("*/spec.yaml"))]
+
+
+def find_run(name: str, root: Path) -> Run:
+    """A run by its id, the beginning of its id, or its folder.
+
+    Raises:
+        UserError: for a name of none, with the nearest, or of several.
+    """
+    folders = {path.parent.name: path.parent for path in sorted(root.glob("*/spec.yaml"))}
+    matching = [folders[name]] if name in folders else [path for id_, path in folders.items() if id_.startswith(name)]
+    if not matching and (Path(name) / "spec.yaml").is_file():
+        matching = [Path(name)]
+    if not matching:
+        raise unknown_name("run", name, folders) if folders else UserError(f"no run {name!r}: {root} holds no runs")
+    if len(matching) > 1:
+        raise UserError(f"{name!r} begins {len(matching)} runs: {', '.join(path.name for path in matching)}")
+    return read_run(matching[0])
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run's folder."""
+    try:
+        spec = RunSpec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return Run(folder, "damaged", problem="spec.yaml is no request")
+    if not (folder / "result.json").exists():
+        with held(folder) as free:
+            return Run(folder, "unfinished" if free else "held", spec.arguments)
+    reader = RunFolder(folder.parent, spec)
+    reader.path = folder
+    try:
+        result = reader.result()
+        records = tuple(records_of(folder, result))
+    except UserError as error:
+        return Run(folder, "damaged", spec.arguments, problem=str(error))
+    status = str(result["summary"].get("status", "ok"))
+    return Run(folder, "finished", spec.arguments, str(result.get("finished_at", "")), status, records)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a run for the block; gives False if another process does, or its lock cannot be reached."""
+    lock = FileLock(str(folder / ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

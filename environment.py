@@ -1,0 +1,65 @@
+"""Where a run ran: the machine, the packages, the commit and the command line, without secrets."""
+
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .files import package_path
+
+RECORDED_PACKAGES = (
+    "infinitevl-bench", "torch", "transformers", "accelerate", "fla-core", "triton", "tilelang", "mamba-ssm",
+    "flash-attn", "ms-vlmeval", "numpy", "pandas",
+)  # fmt: skip
+SECRETS = re.compile(
+    r"(?<=://)[^/@\s]+(?=@)"  # user and password of an address
+    r"|\b(?:hf_|sk-|ghp_|github_pat_|xox[abp]-)[\w-]{8,}"  # tokens that say whose they are
+    r"|(?<=bearer )\S+"
+    r"|(?:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text with whatever looks like a password or a token replaced by three dots."""
+    return SECRETS.sub("…", text)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Describe the machine, the packages, the commit and the command line, without any secret or user name."""
+    return {
+        "device": device,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in RECORDED_PACKAGES if (version := _version(name)) is not None},
+        "git": _git_state(),
+        "command": [Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, str | bool | None]:
+    root = package_path()
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        # No git on this machine, or a checkout without a commit: the versions still say which release ran.
+        return {"commit": None, "dirty": None}

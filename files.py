@@ -1,0 +1,92 @@
+"""Files of one's own: written whole or not at all, held by one process, readable by whom the umask allows."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock
+
+from .errors import UserError
+
+
+def mode(private: int) -> int:
+    """The permissions that the umask leaves of ``private``, such as ``0o666``."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return private & ~umask
+
+
+def make_readable(folder: Path) -> None:
+    """Give a folder, and all below it, the permissions of the umask: temporary files and safetensors' are private."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(mode(0o777 if path.is_dir() else 0o666))
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, even after a power cut.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written to; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is private by default; the result should be readable like any other file.
+        temporary.chmod(mode(0o666))
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, for which a folder is made, waiting for whoever holds it.
+
+    Raises:
+        UserError: if it cannot be made there.
+    """
+    lock = FileLock(str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path.parent}: {error.strerror}; choose another folder with --runs", 1
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def file_digest(path: Path) -> str:
+    """The first 12 hex digits of a file's SHA-256.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); reinstall the package", 1) from None
+
+
+def package_path(*parts: str) -> Path:
+    """A path inside the installed package."""
+    return Path(str(resources.files("infinitevl_bench"))).joinpath(*parts)

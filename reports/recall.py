@@ -1,0 +1,230 @@
+"""What the paper does not show: score against difficulty, against the state's size, and by depth and frames.
+
+All three are of measured scores on one split and scale at a time; none has a published side.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..records import Record
+from .ablation_cells import Block, ablation_records, arm_of, blocks_of
+from .artifacts import Artifact, Missing, describe
+from .estimates import estimate, extra_text, group, run_ids, unique
+from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread, thousands
+from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SeriesKey = tuple[str, str, str, str]
+"""Benchmark, mixer, pattern, scale."""
+
+
+def difficulty(records: Sequence[Record]) -> Artifact:
+    """Score against the difficulty of synthetic pages (``extra["level"]``), one line a mixer."""
+    found = [
+        r
+        for r in _scores(records)
+        if r.split == "synthetic" and extra_text(r, "level") is not None and r.mixer is not None and r.frames is None
+    ]
+    series = {key: by_level for key, same in group(found, _series).items() if len(by_level := _levels(same)) > 1}
+    rows = []
+    for key in sorted(series):
+        for level, same in sorted(series[key].items()):
+            names = (f"{key[0]} (synthetic)", *key[1:3])
+            cells = (*map(text_cell, names), count_cell(level), estimate_cell(estimate(same)))
+            rows.append(_row(cells, same))
+    used = [record for by_level in series.values() for same in by_level.values() for record in same]
+    columns = (*_names("Benchmark", "Token mixer", "Pattern"), Column("Level"), Column("Score", "%"))
+    return Artifact(
+        name="difficulty",
+        label="Difficulty",
+        title="Score against the difficulty of the pages, by token mixer",
+        caption=_caption("Level 1 is the easiest. Cells that were scored at two levels or more.", used),
+        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
+        figure=(lambda theme: _difficulty_figure(series, theme)) if rows else None,
+        missing=() if rows else (Missing("Cells scored at several levels", "infinitevl-bench eval DocVQA --level 2"),),
+        runs=run_ids(used),
+    )
+
+
+def state_recall(records: Sequence[Record]) -> Artifact:
+    """Score against the elements of the state, one point an arm, in blocks of comparable cells."""
+    cells = [r for r in ablation_records(records) if r.metric == "score" and r.state_elements is not None]
+    blocks = blocks_of(cells)
+    tables = {block.title: _state_rows(block) for block in blocks}
+    # Comparable in everything but the arm; the block that has most arms says most.
+    drawn = max(blocks, key=lambda one: len(one.arms()), default=None)
+    used = [record for block in blocks for record in block.records]
+    columns = (*_names("Token mixer", "Pattern", "Benchmark"), Column("State", "elements"), Column("Score", "%"))
+    return Artifact(
+        name="state_recall",
+        label="State and recall",
+        title="Score against the size of the state",
+        caption=_caption("The state of all layers that one sequence keeps, whatever its length.", used),
+        tables=tuple(Table(title, columns, rows) for title, rows in tables.items()),
+        figure=None if drawn is None else (lambda theme: _state_figure(drawn.records, theme)),
+        missing=()
+        if used
+        else (Missing("Cells with states of several sizes", "infinitevl-bench ablate --mixer gla --mixer mamba1"),),
+        runs=run_ids(used),
+    )
+
+
+def _state_rows(block: Block) -> tuple[Row, ...]:
+    rows = []
+    for arm, same in sorted(block.arms().items()):
+        for benchmark, scores in sorted(group(same, lambda r: r.benchmark or "").items()):
+            size = count_cell(max(r.state_elements or 0 for r in scores))
+            cells = (*map(text_cell, (arm.label, arm.pattern, benchmark)), size, estimate_cell(estimate(scores)))
+            rows.append(_row(cells, scores))
+    return tuple(rows)
+
+
+def depth_frames(records: Sequence[Record]) -> Artifact:
+    """Score by the number of frames and by where in the video the answer stands (``extra["depth"]``, 0 to 1)."""
+    found = [r for r in _scores(records) if r.frames is not None and _depth(r) is not None]
+    panels = group(sorted(found, key=_panel), _panel)
+    rows = []
+    for key in panels:
+        cells_of = group(panels[key], lambda r: (r.frames or 0, _depth(r) or 0.0))
+        for (frames, depth), same in sorted(cells_of.items()):
+            names = (f"{key[0]} ({key[3]})", *key[1:3])
+            where = (count_cell(frames), text_cell(f"{depth:.0%}"))
+            cells = (*map(text_cell, names), *where, estimate_cell(estimate(same)))
+            rows.append(_row(cells, same))
+    columns = (
+        *_names("Benchmark", "Model", "Training"), Column("Frames"), Column("Depth", numeric=False),
+        Column("Score", "%"),
+    )  # fmt: skip
+    return Artifact(
+        name="depth_frames",
+        label="Depth and frames",
+        title="Score by number of frames and depth of the answer",
+        caption=_caption("Depth is where in the video the answer stands: 0 % is its start.", found),
+        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
+        figure=(lambda theme: _heat_map(panels, theme)) if rows else None,
+        missing=() if rows else (Missing("Scores by depth of the answer", None),),
+        runs=run_ids(found),
+    )
+
+
+def _scores(records: Sequence[Record]) -> list[Record]:
+    return unique(r for r in records if r.source == "measured" and r.metric == "score" and r.benchmark)
+
+
+def _series(record: Record) -> SeriesKey:
+    return record.benchmark or "", record.mixer or "", record.pattern or "", record.scale or record.model
+
+
+def _levels(records: Sequence[Record]) -> dict[int, list[Record]]:
+    return group(records, lambda r: int(float(extra_text(r, "level") or 0)))
+
+
+def _depth(record: Record) -> float | None:
+    value = record.extra.get("depth")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _panel(record: Record) -> tuple[str, str, str, str]:
+    return record.benchmark or "", record.model, extra_text(record, "stage") or "", record.split or ""
+
+
+def _row(cells: tuple[object, ...], same: Sequence[Record]) -> Row:
+    facets = (
+        ("scale", ", ".join(sorted({record.scale or "" for record in same}))),
+        ("split", ", ".join(sorted({record.split or "" for record in same}))),
+        ("device", ", ".join(sorted({record.device or "" for record in same}))),
+    )
+    return Row(cells, "measured", run_ids(same), facets)  # type: ignore[arg-type]
+
+
+def _names(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title, numeric=False) for title in titles)
+
+
+def _caption(words: str, records: Sequence[Record]) -> str:
+    return f"{words} Nothing of this is published. {describe(records) or 'Nothing has been measured yet.'}"
+
+
+def _difficulty_figure(series: dict[SeriesKey, dict[int, list[Record]]], theme: Theme) -> "Figure":
+    benchmarks = sorted({key[0] for key in series})
+    columns = min(len(benchmarks), 2)
+    rows = -(-len(benchmarks) // columns)
+    figure, axes = new_figure(2.9 * rows, columns, rows, sharey=True)
+    mixers = [key[1] for key in series]
+    for panel, benchmark in zip(axes, benchmarks, strict=False):
+        ends = []
+        for key in sorted(key for key in series if key[0] == benchmark):
+            colour = colour_of(key[1], theme, mixers)
+            points = [(level, estimate(same)) for level, same in sorted(series[key].items())]
+            panel.plot([level for level, _ in points], [one.value for _, one in points], "o-", color=colour)
+            for level, one in points:
+                if one.low is not None and one.high is not None:
+                    panel.vlines(level, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
+            ends.append((points[-1][0], points[-1][1].value, " ".join(key[1:]), colour))
+        levels = sorted({level for key in series if key[0] == benchmark for level in series[key]})
+        panel.set_xticks(levels)
+        panel.set_xlim(levels[0] - 0.2, levels[-1] + 1.4)
+        panel.set_ylim(-3, 104)
+        for (x, _, name, colour), height in zip(ends, spread([y for _, y, _, _ in ends], 7.0), strict=True):
+            end_label(panel, x, height, name, colour, fontsize=7)
+        panel.set_title(f"{benchmark} (synthetic), %")
+        panel.set_xlabel("level of difficulty")
+    for panel in axes[len(benchmarks) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
+    figure, axes = new_figure(3.2)
+    axis = axes[0]
+    scores = [r for r in records if r.metric == "score" and r.state_elements is not None]
+    benchmarks = sorted({r.benchmark or "" for r in scores})
+    mixers = [r.mixer or "" for r in scores]
+    for (arm, benchmark), same in group(scores, lambda r: (arm_of(r), r.benchmark or "")).items():
+        size = max(r.state_elements or 0 for r in same)
+        one = estimate(same)
+        colour = colour_of(arm.mixer, theme, mixers)
+        marker = MARKERS[benchmarks.index(benchmark) % len(MARKERS)]
+        axis.plot(size, one.value, marker, color=colour, label=f"{arm.label} {arm.pattern}, {benchmark}")
+        if one.low is not None and one.high is not None:
+            axis.vlines(size, one.low, one.high, color=colour, linewidth=1.6, alpha=0.35)
+    sizes = sorted({r.state_elements or 0 for r in scores})
+    axis.set_xscale("symlog" if sizes[0] == 0 else "log")
+    axis.minorticks_off()
+    axis.set_xticks(sizes[:: max(1, len(sizes) // 5)], [thousands(size) for size in sizes[:: max(1, len(sizes) // 5)]])
+    axis.set_xlabel("elements of the state")
+    axis.set_title("Score in % against the state's size")
+    figure.legend(loc="outside right upper", fontsize=6, ncols=1 + len(axis.lines) // 24)
+    return figure
+
+
+def _heat_map(panels: dict[tuple[str, str, str, str], list[Record]], theme: Theme) -> "Figure":
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(2.8 * rows, columns, rows)
+    for axis, (key, here) in zip(axes, panels.items(), strict=False):
+        frames = sorted({r.frames or 0 for r in here})
+        depths = sorted({_depth(r) or 0.0 for r in here})
+        cells = group(here, lambda r: (r.frames or 0, _depth(r) or 0.0))
+        values = np.full((len(depths), len(frames)), np.nan)
+        for (count, depth), same in cells.items():
+            values[depths.index(depth), frames.index(count)] = estimate(same).value
+        # cividis is read alike by all eyes, and stays in order when printed in grey.
+        axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                ink = "#FFFFFF" if value < 55 else "#1B1F24"
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+        axis.set_xticks(range(len(frames)), [str(count) for count in frames])
+        axis.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
+        axis.grid(visible=False)
+        axis.set_xlabel("frames")
+        axis.set_ylabel("depth of the answer")
+        axis.set_title(" ".join(part for part in key if part) + ", %")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    return figure

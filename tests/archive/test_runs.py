@@ -1,0 +1,170 @@
+"""Folders of runs: whatever their state, they are listed, shown, compared and exported; only the unfinished go."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from infinitevl_bench.archive.commands import diff_runs, export_records, list_runs, prune_runs, show_run
+from infinitevl_bench.archive.folders import all_runs, find_run
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
+from infinitevl_bench.tidy import frame
+
+HOLD = (
+    "import sys, pathlib\nfrom infinitevl_bench.records import RunFolder, RunSpec\n"
+    "with RunFolder(pathlib.Path(sys.argv[1]), RunSpec(kind='ablate', arguments={'mixer': 'held'})):\n"
+    "    print('held', flush=True)\n    sys.stdin.read()\n"
+)
+
+
+def score(value: float, **changes: object) -> Record:
+    fields = {
+        "artifact": "ablation", "metric": "score", "value": value, "unit": "%", "model": "tiny", "source": "measured",
+        "benchmark": "DocVQA", "split": "synthetic", "seed": 0, "n": 10,
+    } | changes  # fmt: skip
+    return Record.model_validate(fields)
+
+
+def finished(root: Path, mixer: str, value: float) -> str:
+    spec = RunSpec(kind="ablate", arguments={"mixer": mixer, "training": {"steps": 5}})
+    with RunFolder(root, spec) as folder:
+        folder.write_environment("cpu")
+        folder.finish([score(value, mixer=mixer, extra={"note": "[bold]x", "level": 1})], status="ok")
+    return spec.id
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "200")
+    root = tmp_path / "runs"
+    finished(root, "gla", 40.0)
+    finished(root, "[red]", 50.0)
+    with RunFolder(root, RunSpec(kind="ablate", arguments={"mixer": "half"})) as folder:
+        folder.append("metrics.jsonl", {"step": 1})
+    broken = RunSpec(kind="eval", arguments={"benchmark": "DocVQA"})
+    with RunFolder(root, broken) as folder:
+        (folder.path / "result.json").write_text("{")
+    (root / "data").mkdir()
+    return root
+
+
+def states(root: Path) -> dict[str, str]:
+    return {run.id: run.state for run in all_runs(root)}
+
+
+def test_every_state_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert sorted(states(root).values()) == ["damaged", "finished", "finished", "held", "unfinished"]
+        prune_runs(root, yes=True)
+        assert sorted(states(root).values()) == ["damaged", "finished", "finished", "held"]
+    finally:
+        process.kill()
+        process.wait()
+    list_runs(root)
+    said = capsys.readouterr().out
+    for word in ("damaged", "unfinished", "finished", "[red]", "DocVQA 50.0"):
+        assert word in said
+
+
+def test_nothing_is_removed_without_being_told_to(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scrap = next(path for path, state in states(root).items() if state == "finished")
+    (root / scrap / ".result.json.abc").write_text("half")
+    before = states(root)
+    prune_runs(root, yes=False)
+    assert states(root) == before
+    said = capsys.readouterr().out
+    assert "1 unfinished runs, 1 half-written files" in said
+    assert "--yes" in said
+    prune_runs(root, yes=True)
+    assert "unfinished" not in states(root).values()
+    assert not (root / scrap / ".result.json.abc").exists()
+    assert (root / scrap / "result.json").exists()
+    assert len(measured_records(None)) < len(frame_of(root))
+
+
+def frame_of(root: Path) -> pd.DataFrame:
+    return frame(record.model_dump() for run in all_runs(root) for record in (*run.records, *measured_records(None)))
+
+
+def test_a_run_is_shown_and_found_by_the_beginning_of_its_id(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = next(run for run in all_runs(root) if run.arguments.get("mixer") == "[red]")
+    assert find_run(run.id[:12], root) == find_run(str(run.path), root) == run
+    show_run(run.id, root)
+    said = capsys.readouterr().out
+    for word in ("mixer: [red]", "training.steps: 5", "packages.torch", "DocVQA synthetic", "50", "result.json"):
+        assert word in said
+    with pytest.raises(UserError, match="begins 3 runs"):
+        find_run("ablate-", root)
+    with pytest.raises(UserError, match="did you mean"):
+        find_run(run.id[:-1] + "zz", root)
+
+
+def test_differences_are_told_and_equal_parts_are_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (run.id for run in all_runs(root) if run.state == "finished")
+    diff_runs(first, second, root)
+    said = capsys.readouterr().out
+    assert "10" in said
+    assert "mixer" in said
+    assert "training.steps" not in said
+    diff_runs(first, first, root)
+    assert capsys.readouterr().out == "no difference\n"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_records_leave_as_one_tidy_table(root: Path, tmp_path: Path, ending: str) -> None:
+    damaged = next(run.path for run in all_runs(root) if run.state == "damaged")
+    with pytest.raises(UserError, match=r"result\.json"):
+        export_records(tmp_path / f"a{ending}", root)
+    (damaged / "result.json").unlink()
+    export_records(tmp_path / f"a{ending}", root)
+    table = (pd.read_csv if ending == ".csv" else pd.read_parquet)(tmp_path / f"a{ending}", **LOW.get(ending, {}))
+    records = measured_records(root)
+    assert len(table) == len(records)
+    assert list(table["value"]) == [record.value for record in records]
+    mine = table[table["benchmark"] == "DocVQA"]
+    assert list(mine["extra_note"]) == ["[bold]x"] * 2
+
+
+LOW: dict[str, dict[str, bool]] = {".csv": {"low_memory": False}}
+
+
+def test_columns_have_one_type_each() -> None:
+    rows = [score(1.0, extra={"a": 1, "b": True, "c": 1}), score(2.5, seed=None, extra={"a": "x", "b": None, "c": 0.5})]
+    rows.append(score(3.0, context=2**70))
+    table = frame(row.model_dump() for row in rows)
+    expected = {
+        "value": "Float64", "seed": "Int64", "extra_a": "string", "extra_b": "boolean", "extra_c": "Float64",
+        "context": "Float64", "metric": "string",
+    }  # fmt: skip
+    assert {name: str(table[name].dtype) for name in expected} == expected
+    assert frame([]).empty
+
+
+def test_bad_places_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither of"):
+        export_records(tmp_path / "a.xlsx", root)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        all_runs(tmp_path / "file")
+    with pytest.raises(UserError, match="holds no runs"):
+        find_run("x", tmp_path / "none")
+    assert all_runs(tmp_path / "none") == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_still_listed(root: Path) -> None:
+    for path in root.iterdir():
+        path.chmod(0o555)
+    try:
+        assert len(all_runs(root)) == 4
+    finally:
+        for path in root.iterdir():
+            path.chmod(0o755)
