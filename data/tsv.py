@@ -30,7 +30,7 @@ LONGEST_NAME = 200
 # What Pillow raises on damaged files, by format.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 # What benchmarks hold. Pillow knows many more, some of which call other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Largest image read, in pixels: more is a mistake or an attack on the memory."""
 
 REFERENCE_LENGTH = 64
