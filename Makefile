@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/infinitevl-bench
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint fix report lock setup clean
+.PHONY: demo test fuzz lint fix report lock setup clean
 
 setup: .venv/.ready
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -n 2
+
+# 100 000 damaged files a reader; FUZZ_INPUTS=... for another number.
+fuzz: setup
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest tests/fuzz -n 5 --timeout=36000
 
 lint: setup
 	$(BIN)/ruff check .

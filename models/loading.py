@@ -70,7 +70,9 @@ def open_checkpoint(source: str | Path, config: Any = None, **hub: Any) -> Check
             found = _own_config(body, config, shapes)
         else:
             found = config if isinstance(config, HybridVLConfig) else foreign_config(body, shapes)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UserError as error:
+        raise UserError(f"{folder}: {error}", error.exit_code) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / 'config.json'} describes no model ({reason}); download it again", 1) from None
     expected = expected_shapes(found)
@@ -112,7 +114,7 @@ def _folder(source: str | Path, hub: dict[str, Any]) -> Path:
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(HUB_FILES), **hub))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source} cannot be fetched from the hub ({reason}); give a folder with its files", 1
@@ -132,7 +134,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"no config.json in {folder}; save the model again, or copy its configuration there", 1
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again", 1) from None
     if not isinstance(body, dict):
         raise UserError(f"{path} is no configuration; download it again", 1)

@@ -114,7 +114,7 @@ def _file_headers(path: Path) -> dict[str, TensorHeader]:
             if name != "__metadata__"
             for start, end in [entry["data_offsets"]]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no safetensors file ({error}); download it again", 1) from None
     lost = [name for name, (_, end) in tensors.items() if end > size]
     if lost:

@@ -57,5 +57,16 @@ def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def claims_table(verdicts: Sequence[Verdict]) -> str:
+    """The table of claims that README shows: claim, artifact, verdict of the shipped records, and what decides it."""
+    lines = ["| | claim of the paper | shown in | today | what decides it |", "|---|---|---|---|---|"]
+    for one in verdicts:
+        lines.append(
+            f"| {one.claim} | {markdown_text(one.text)} | {markdown_text(one.artifact)} | {one.status} | "
+            f"{_code(one.command)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _code(command: str | None) -> str:
     return f"`{command}`" if command else "no command of this version measures it yet"

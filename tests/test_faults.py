@@ -1,0 +1,141 @@
+"""Faults from outside: kills, a full disk, no permission, two writers, a clock that goes back."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from infinitevl_bench import records as records_module
+from infinitevl_bench.environment import without_secrets
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.mistakes import told
+from infinitevl_bench.records import Record, RunFolder, RunSpec, environment, finished_runs, read_records, write_records
+
+SPEC = RunSpec(kind="eval", arguments={"benchmark": "DocVQA"})
+RECORD = Record(artifact="t", metric="score", value=1.0, unit="%", model="tiny", source="measured")
+SAMPLES = 400
+KILLS = int(os.environ.get("FAULT_KILLS", "12"))
+
+# A run as `eval` keeps one: whatever is answered is kept, and not asked again.
+WORK = (
+    "import sys, pathlib\nfrom infinitevl_bench.records import Record, RunFolder, RunSpec\n"
+    "with RunFolder(pathlib.Path(sys.argv[1]), RunSpec(kind='eval', arguments={'benchmark': 'DocVQA'})) as folder:\n"
+    "    known = {row['index'] for row in folder.rows('predictions.jsonl')}\n"
+    "    print('ready', flush=True)\n"
+    f"    for index in range({SAMPLES}):\n"
+    "        if index not in known:\n"
+    "            folder.append('predictions.jsonl', {'index': index, 'prediction': 'x' * 3000})\n"
+    "    record = Record(artifact='t', metric='score', value=1, unit='%', model='m', source='measured')\n"
+    "    folder.finish([record])\n"
+)
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    landed = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen([sys.executable, "-c", WORK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(generator.random() * 0.01)
+        process.send_signal(signal.SIGKILL)
+        landed += process.wait() == -signal.SIGKILL
+        with RunFolder(tmp_path, SPEC) as folder:
+            indices = [row["index"] for row in folder.rows("predictions.jsonl")]
+            assert indices == list(range(len(indices)))
+            if folder.finished:
+                assert folder.records()
+                (folder.path / "result.json").unlink()
+                (folder.path / "predictions.jsonl").unlink()
+    assert landed
+    subprocess.run([sys.executable, "-c", WORK, str(tmp_path)], check=True, timeout=60, capture_output=True)
+    with RunFolder(tmp_path, SPEC) as folder:
+        assert [row["index"] for row in folder.rows("predictions.jsonl")] == list(range(SAMPLES))
+        assert folder.finished
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, SPEC) as folder:
+        (folder.path / "predictions.jsonl").symlink_to("/dev/full")
+        with pytest.raises(UserError, match=r"No space left.*call the same command again"):
+            folder.append("predictions.jsonl", {"index": 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "a/file"), "TMPDIR"),
+        (OSError(30, "Read-only file system", "a/file"), "TMPDIR"),
+        (PermissionError(13, "Permission denied", "a/file"), "choose another folder"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['a/folder']"), "TMPDIR"),
+    ],
+    ids=str,
+)
+def test_a_temporary_folder_that_takes_nothing_is_one_line(error: OSError, words: str) -> None:
+    line, code = told(error)
+    assert words in line
+    assert "\n" not in line
+    assert code == 1
+
+
+def test_an_error_that_is_nobodys_mistake_comes_back() -> None:
+    with pytest.raises(ConnectionResetError):
+        told(ConnectionResetError(104, "reset"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(UserError, match="--runs"), RunFolder(tmp_path, SPEC):
+        pass
+
+
+def test_a_clock_that_goes_back_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder(tmp_path, SPEC) as folder:
+        folder.write_environment("cpu")
+        folder.finish([RECORD])
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime(2001, 1, 1, tzinfo=UTC) - timedelta(days=1)
+
+    monkeypatch.setattr(records_module, "datetime", Earlier)
+    other = RunSpec(kind="eval", arguments={"benchmark": "ChartQA"})
+    with RunFolder(tmp_path, other) as folder:
+        folder.finish([RECORD])
+    assert {path.name for path, _ in finished_runs(tmp_path)} == {SPEC.id, other.id}
+    with RunFolder(tmp_path, SPEC) as folder:
+        assert folder.finished
+
+
+def test_a_line_separator_of_unicode_is_a_character(tmp_path: Path) -> None:
+    records = [RECORD.model_copy(update={"extra": {"note": "a\u2028b\u0085c"}})]
+    write_records(tmp_path / "a.jsonl", records)
+    assert read_records(tmp_path / "a.jsonl") == records
+
+
+@pytest.mark.parametrize("version", [0, 2, "x"])
+def test_another_schema_is_refused_by_name(tmp_path: Path, version: object) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(RECORD.model_dump(mode="json") | {"schema_version": version}))
+    with pytest.raises(UserError, match=r"a\.jsonl, record 1: schema .* reads schema 1 alone"):
+        read_records(tmp_path / "a.jsonl")
+
+
+def test_secrets_of_the_command_line_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "--ray=ray://me:pass-word@host:1": "pass-word", "--model=hf_abcdefghijklmnop": "hf_abcdefghijklmnop",
+        "https://host/x?token=abc123secret&n=1": "abc123secret", "sk-abcdefgh12345678": "sk-abcdefgh12345678",
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["infinitevl-bench", *secrets])
+    recorded = json.dumps(environment("cpu"))
+    assert not any(secret in recorded for secret in secrets.values())
+    for plain in ("--mixer", "hustvl/InfiniteVL", "ray://host:1", "runs/ablate-0123456789ab", "hf_x", "risk-averse"):
+        assert without_secrets(plain) == plain
