@@ -70,6 +70,10 @@ def options(
 
 @app.command()
 def ablate(
+    study: Annotated[
+        str | None, typer.Option(help="A registered study instead of a grid: mixer_choice or swa_ratio.")
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the study; repeatable.")] = None,
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated.")] = None,
     swa_ratio: Annotated[
         list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")
@@ -111,8 +115,17 @@ def ablate(
       infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/8 --swa-ratio 1/4 --seeds 3
 
       infinitevl-bench ablate --mixer gated_deltanet --recipe distill --recipe scratch
+
+      infinitevl-bench ablate --study mixer_choice --scale small
     """
-    from .ablations.command import ablate_command
+    from .ablations.command import ablate_command, check_study_options, study_command
+
+    own = {"--mixer": mixer, "--swa-ratio": swa_ratio, "--pattern": pattern, "--recipe": recipe, "--match": match,
+           "--learning-rate": learning_rate, "--questions": questions, "--pages": pages, "--ray": ray}  # fmt: skip
+    check_study_options(study, arm, own)
+    if study:
+        study_command(study=study, arms=arm, scale=scale, steps=steps, jobs=jobs, device=device, runs=runs)
+        return
 
     overrides = {
         name: value for name, value in {"steps": steps, "learning_rate": learning_rate}.items() if value is not None

@@ -55,6 +55,12 @@ def teacher_of(spec: RunSpec, runs: Path) -> Any:
     return load_model(str(runs / spec.arguments["teacher"])).model
 
 
+def page_set_specs(spec: RunSpec) -> list[PageSetSpec]:
+    """All the page sets that a cell reads, that which it trains on first."""
+    named = [spec.arguments["pages"], *spec.arguments.get("sets", {}).values()]
+    return [PageSetSpec.model_validate(pages) for pages in named]
+
+
 def page_set_of(spec: RunSpec, model: Any, processor: Any, cache: Path, **options: Any) -> PageSet:
     """The training pages of a cell; all cells of a study share them."""
     return load_page_set(PageSetSpec.model_validate(spec.arguments["pages"]), model, processor, cache, **options)
@@ -78,9 +84,9 @@ def run_cell(spec: RunSpec, runs: Path, on_event: OnEvent = lambda event: None) 
         folder.write_environment(device_name(device))
         result, between = _train(spec, folder, runs, device, on_event)
         model, processor, _, _ = load_model(str(folder.path), device=device)
-        shared, notes = _facts(spec, model, device, result)
+        shared, notes = facts(spec, model, device, result)
         scored = [*between, *_scores(spec, model, processor, folder, runs, on_event)]
-        records = _curve(folder, shared | {"source": "measured", "split": "synthetic", "extra": notes})
+        records = curve(folder, shared | {"source": "measured", "split": "synthetic", "extra": notes})
         records += [record.model_copy(update=shared | {"extra": record.extra | notes}) for record in scored]
         folder.finish(records, status=result.status, loss=result.loss, seconds=round(result.seconds, 1))
         return records
@@ -161,7 +167,7 @@ def _scores(
     return records
 
 
-def _facts(spec: RunSpec, model: Any, device: str, result: TrainResult) -> tuple[dict[str, Any], dict[str, Scalar]]:
+def facts(spec: RunSpec, model: Any, device: str, result: TrainResult) -> tuple[dict[str, Any], dict[str, Scalar]]:
     """What all records of a cell have in common, and what is noted beside them."""
     arguments = spec.arguments
     text = model.config.text_config
@@ -194,7 +200,7 @@ def _facts(spec: RunSpec, model: Any, device: str, result: TrainResult) -> tuple
     return shared, notes
 
 
-def _curve(folder: RunFolder, shared: dict[str, Any]) -> list[Record]:
+def curve(folder: RunFolder, shared: dict[str, Any]) -> list[Record]:
     """The loss at no more than about `CURVE_POINTS` of the logged steps; that of answers is ``loss``."""
     rows = folder.rows(METRICS)
     every = -(-len(rows) // CURVE_POINTS)

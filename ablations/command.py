@@ -1,6 +1,8 @@
 """The `ablate` command: from options to cells to a table of scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +13,14 @@ from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
 from ..records import Record, RunSpec
+from .plan import Plan, get_plan, get_size
 from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
 from .study import Study
+
+STUDY_JOBS = 4
+"""Processes of a study on one accelerator, each of which trains several cells."""
 
 
 def ablate_command(
@@ -73,6 +79,79 @@ def ablate_command(
     return records
 
 
+def check_study_options(study: str | None, arms: list[str] | None, options: Mapping[str, object]) -> None:
+    """Refuse options of a grid beside a study, and arms without one.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if arms and not study:
+        raise UserError("--arm names an arm of a study; give --study with it, or --mixer")
+    given = [name for name, value in options.items() if value is not None]
+    if study and given:
+        raise UserError(f"{given[0]} is part of what the study {study} has registered; leave one of them out")
+
+
+def study_command(
+    *, study: str, arms: list[str] | None, scale: str, steps: int | None, jobs: int | None, device: str, runs: Path
+) -> list[Record]:
+    """Run a registered study: choose every arm's learning rate, then test it; print what came out.
+
+    Raises:
+        UserError: for an unknown study, arm or scale, before anything is trained.
+    """
+    get_size(scale)
+    plan = get_plan(study).only(arms, scale)
+    device = resolve_device(device)
+    cells = plan.validation_cells(scale, device, steps)
+    console = Console()
+    count = jobs or (STUDY_JOBS if device == "cuda" else default_jobs(device, len(cells)))
+    choosing = run_grid(cells, runs, count, console)
+    rates = plan.best_rates(cells, choosing)
+    console.print(rates_table(plan, rates))
+    records = run_grid(plan.test_cells(scale, device, rates, steps), runs, count, console)
+    console.print(scores_table(records))
+    console.print(learning_table(records))
+    console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}")
+    return [*choosing, *records]
+
+
+def rates_table(plan: Plan, rates: dict[str, float]) -> Table:
+    """The learning rate of every arm, and whether it is the lowest or highest that was tried."""
+    table = Table(title="learning rate, chosen on validation pages and seeds", title_justify="left")
+    for heading in ("arm", "rate", ""):
+        table.add_column(heading)
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:g}", "at the end of those tried" if rate in _ends(plan) else "")
+    return table
+
+
+def _ends(plan: Plan) -> tuple[float, float]:
+    return plan.learning_rates[0], plan.learning_rates[-1]
+
+
+def learning_table(records: list[Record]) -> Table:
+    """By arm and benchmark, the share of seeds that learnt it and the median of the steps that they took."""
+    learnt = [record for record in records if record.metric == "learnt"]
+    taken = {(r.run_id, r.benchmark): r.value for r in records if r.metric == "steps_to_threshold"}
+    benchmarks = list(dict.fromkeys(record.benchmark for record in learnt))
+    table = Table(title="seeds that learnt (median steps to threshold)", title_justify="left")
+    table.add_column("arm", overflow="fold")
+    for benchmark in benchmarks:
+        table.add_column(str(benchmark), justify="right", overflow="fold", min_width=5)
+    arms: dict[str, list[Record]] = {}
+    for record in learnt:
+        arms.setdefault(f"{record.mixer} {record.pattern} {record.extra['variant']}".rstrip(), []).append(record)
+    for name, own in arms.items():
+        texts = []
+        for benchmark in benchmarks:
+            seeds = [record for record in own if record.benchmark == benchmark]
+            steps = [taken[key] for record in seeds if (key := (record.run_id, benchmark)) in taken]
+            texts.append(f"{len(steps)}/{len(seeds)}" + (f" ({median(steps):.0f})" if steps else ""))
+        table.add_row(name, *texts)
+    return table
+
+
 def _cluster(ray: str | None, gpus_per_cell: float | None, device: str) -> Cluster | None:
     if ray is None:
         if gpus_per_cell is not None:
@@ -123,7 +202,9 @@ def scores_table(records: list[Record]) -> Table:
 
 def cell_name(record: Record) -> str:
     """What a reader calls the cell of a record."""
-    return f"{record.mixer} {record.pattern} seed {record.seed} {record.extra.get('recipe', '')}".rstrip()
+    seed = f"seed {record.seed}"
+    parts = (record.mixer, record.pattern, seed, record.extra.get("recipe"), record.extra.get("variant"))
+    return " ".join(str(part) for part in parts if part)
 
 
 def _score_text(score: Record | None) -> str:

@@ -86,25 +86,27 @@ def _unfinished(folder: RunFolder) -> UserError:
 
 
 def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
-    """Draw the training pages once, before the workers start, with a progress bar."""
+    """Draw all pages once, before the workers start, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..models.processor import load_processor
-    from .cell import build_model, page_set_of
+    from ..training.features import load_page_set
+    from .cell import build_model, page_set_specs
 
     model = build_model(spec, runs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("drawing and seeing training pages", total=None)
-        page_set_of(
-            spec,
-            model,
-            load_processor(),
-            runs / "cache",
-            workers=os.cpu_count() or 1,
-            device=str(spec.arguments["device"]),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        task = bar.add_task("drawing and seeing pages", total=None)
+        for pages in page_set_specs(spec):
+            load_page_set(
+                pages,
+                model,
+                load_processor(),
+                runs / "cache",
+                workers=os.cpu_count() or 1,
+                device=str(spec.arguments["device"]),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
 
 
 def default_jobs(device: str, cells: int) -> int:

@@ -28,12 +28,16 @@ def main() -> int:
 def work(specs: list[RunSpec], runs: Path) -> int:
     """Run every cell that is neither finished nor held by another process; the exit code, its reason printed last."""
     from .cell import run_cell
+    from .exact import is_exact, run_together, together
 
     for spec in specs:
         if RunFolder(runs, spec).finished:
             continue
         try:
-            run_cell(spec, runs)
+            if is_exact(spec):
+                run_together(together(specs, spec), runs)
+            else:
+                run_cell(spec, runs)
         except RunHeldError:
             continue
         except UserError as error:

@@ -1,6 +1,6 @@
 """The trained cells of the ablations: which arm a record belongs to, and which cells may be compared.
 
-Cells that differ in scale, split, recipe or steps are no rows of one table; they form blocks of their own.
+Cells that differ in scale, split, recipe, steps or scoring are no rows of one table; they form blocks of their own.
 """
 
 from collections.abc import Sequence
@@ -49,11 +49,13 @@ class Block:
     recipe: str
     steps: int | None
     records: tuple[Record, ...]
+    scoring: str = ""
 
     @property
     def title(self) -> str:
         """What the cells have in common."""
         parts = [f"Scale {self.scale}", f"{self.split} data", f"recipe {self.recipe}" if self.recipe else ""]
+        parts.append(f"{self.scoring} answers" if self.scoring else "")
         parts.append(f"{self.steps:,} steps" if self.steps is not None else "")
         return ", ".join(part for part in parts if part)
 
@@ -107,8 +109,18 @@ def ablation_records(records: Sequence[Record]) -> list[Record]:
 def blocks_of(records: Sequence[Record]) -> list[Block]:
     """Comparable cells, the largest scale and the longest training first."""
     groups = group(
-        records, lambda r: (r.scale or "unnamed", r.split or "unnamed", extra_text(r, "recipe") or "", r.steps)
+        records,
+        lambda r: (
+            r.scale or "unnamed",
+            r.split or "unnamed",
+            extra_text(r, "recipe") or "",
+            r.steps,
+            extra_text(r, "scoring") or "",
+        ),
     )
-    blocks = [Block(scale, split, recipe, steps, tuple(rows)) for (scale, split, recipe, steps), rows in groups.items()]
+    blocks = [
+        Block(scale, split, recipe, steps, tuple(rows), scoring)
+        for (scale, split, recipe, steps, scoring), rows in groups.items()
+    ]
     blocks = [block for block in blocks if block.benchmarks]
     return sorted(blocks, key=lambda b: (-scale_rank(b.scale), b.scale, b.split, b.recipe, -(b.steps or 0)))

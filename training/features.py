@@ -16,26 +16,34 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data.families import generate_page
+from ..data.pages import Page
 from ..data.samples import encode_page
 from ..data.seeds import hash_seed
 from ..errors import UserError
 from ..records import atomic_write, locked, package_path
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 
+GREY = (128, 128, 128)
+
 
 class PageSetSpec(BaseModel):
-    """Which pages a training set holds: ``pages`` of them, the families in turn by ``weights``."""
+    """Which pages a set holds: ``pages`` of them, the families in turn by ``weights``, and the ``levels`` in turn.
+
+    Without ``levels`` all pages are of ``level``. ``blind`` puts grey in the place of every picture.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,12 +51,24 @@ class PageSetSpec(BaseModel):
     pages: PositiveInt
     seed: int = 0
     level: PositiveInt = 1
+    levels: tuple[PositiveInt, ...] = ()
     split: str = "train"
+    blind: bool = False
 
     def family_of(self, index: int) -> str:
         """The family of page ``index``: a fixed rotation, so that any prefix is balanced."""
         rotation = [family for family, weight in sorted(self.weights.items()) for _ in range(weight)]
         return rotation[index % len(rotation)]
+
+    def level_of(self, index: int) -> int:
+        """The level of page ``index``: each round of the families is of one level."""
+        return self.levels[index // sum(self.weights.values()) % len(self.levels)] if self.levels else self.level
+
+    def page(self, index: int) -> Page:
+        """Draw page ``index``."""
+        family, level = self.family_of(index), self.level_of(index)
+        page = generate_page(family, seed=self.seed, index=index, split=self.split, level=level)
+        return replace(page, image=Image.new("RGB", page.image.size, GREY)) if self.blind else page
 
 
 class PageSet:
@@ -293,8 +313,7 @@ def _encode_range(
     visual = model.model.visual.eval()
     samples, positions = [], []
     for index in range(start, stop):
-        page = generate_page(spec.family_of(index), seed=spec.seed, index=index, split=spec.split, level=spec.level)
-        sample = encode_page(page, processor)
+        sample = encode_page(spec.page(index), processor)
         samples.append(sample)
         ids = sample["input_ids"].view(1, -1)
         position_ids, _ = model.model.get_rope_index(

@@ -1,0 +1,38 @@
+"""Which token mixer: every mixer with one sliding-window layer in four, and the controls.
+
+Claims    C1, Gated DeltaNet > Mamba-2 and GLA on text-rich benchmarks; C2, linear attention does not converge
+Artifact  table 3
+Command   infinitevl-bench ablate --study mixer_choice --scale small
+Cost      not yet measured
+
+GLA stands twice, as published (without a short convolution) and with the one that the other arms have; linear attention
+too, bare as published and dressed in convolution, norm and gate. Controls: `identity` passes nothing between tokens in
+its layers, `window_only` is sliding-window attention throughout, `full_attention` sees everything. The window of 16
+tokens is shorter than a page, so what stands further up must pass through the linear state.
+"""
+
+from .plan import Arm, Plan
+
+DRESSED = {"conv_size": 4, "norm": True, "gate": True}
+
+PLAN = Plan(
+    name="mixer_choice",
+    claims=("C1", "C2"),
+    artifact="table3",
+    arms={
+        "gated_deltanet": Arm("gated_deltanet", claim=True, smallest=True),
+        "mamba2": Arm("mamba2", claim=True),
+        "gla": Arm("gla", claim=True),
+        "gla_without_convolution": Arm("gla", mixer_args={"conv_size": 0}, claim=True),
+        "linear_attention": Arm("linear_attention", claim=True, smallest=True),
+        "linear_attention_dressed": Arm("linear_attention", mixer_args=DRESSED, claim=True),
+        "kimi_delta_attention": Arm("kimi_delta_attention"),
+        "deltanet": Arm("deltanet"),
+        "retnet": Arm("retnet"),
+        "hgrn2": Arm("hgrn2"),
+        "mamba1": Arm("mamba1"),
+        "identity": Arm("identity"),
+        "window_only": Arm("gated_deltanet", pattern="S", smallest=True),
+        "full_attention": Arm("gated_deltanet", pattern="F"),
+    },
+)

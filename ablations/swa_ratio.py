@@ -1,0 +1,27 @@
+"""How many sliding-window layers: none, one in 8, in 4, in 2, and all, with Gated DeltaNet and with GLA in the others.
+
+Claim     C3, text-rich scores rise from ratio 0 on, most of it up to 1/8, and more than the control's
+Artifact  table 4
+Command   infinitevl-bench ablate --study swa_ratio --scale small
+Cost      not yet measured
+
+The control is the task without text (RealWorldQA's twin). Cells that `mixer_choice` has are the same cells.
+"""
+
+from .plan import Arm, Plan
+
+RATIOS = {"0": "L", "1_8": "SLLLLLLL", "1_4": "SLLL", "1_2": "SL"}
+
+PLAN = Plan(
+    name="swa_ratio",
+    claims=("C3",),
+    artifact="table4",
+    arms={
+        f"{mixer}_{ratio}": Arm(
+            mixer, pattern, claim=mixer == "gated_deltanet", smallest=mixer == "gated_deltanet" and ratio != "1_8"
+        )
+        for mixer in ("gated_deltanet", "gla")
+        for ratio, pattern in RATIOS.items()
+    }
+    | {"window_only": Arm("gated_deltanet", "S", claim=True)},
+)
