@@ -48,7 +48,7 @@ def test_options_are_those_of_the_commands() -> None:
     from infinitevl_bench.cli import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    spelled_otherwise = {"ray", "gpus_per_cell"}
+    spelled_otherwise = {"ray", "gpus_per_cell", "study", "arm"}
     for name, function in (("ablate", ivb.ablate), ("eval", ivb.evaluate)):
         options = {parameter.name for parameter in commands[name].params} - {"help"} - spelled_otherwise
         assert set(inspect.signature(function).parameters) == options

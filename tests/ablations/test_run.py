@@ -284,7 +284,7 @@ def test_a_full_disk_ends_a_cell_in_one_line_and_keeps_what_is_written(
 
     with cell:
         cell.append("metrics.jsonl", {"step": 1, "seconds": 1.0})
-    monkeypatch.setattr("infinitevl_bench.records.os.fsync", full)
+    monkeypatch.setattr("infinitevl_bench.files.os.fsync", full)
     assert work([cell.spec], cell.path.parent) == 1
     said = capsys.readouterr().out
     assert "No space left on device; free some space" in said
