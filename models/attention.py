@@ -87,12 +87,8 @@ def flash_attention(
     window: int | None,
     dropout: float = 0.0,
     cu_seq_lens: Tensor | None = None,
-    used: Tensor | None = None,
 ) -> Tensor:
     """FlashAttention-2, aligned at the last token; arguments as in `windowed_attention`.
-
-    Args:
-        used: ``[B]`` int32 on the device, how many of the S keys count, the last query at the last; all if None.
 
     Returns:
         ``[B, H, T, K]``.
@@ -101,7 +97,7 @@ def flash_attention(
     B, T = q.shape[:2]
     S = k.shape[1]
     left = -1 if window is None else window - 1
-    if used is None and cu_seq_lens is None and is_flash_attn_2_available():
+    if cu_seq_lens is None and is_flash_attn_2_available():
         from flash_attn import flash_attn_func
 
         return flash_attn_func(q, k, v, dropout, scale, causal=True, window_size=(left, 0)).transpose(1, 2)
@@ -110,15 +106,11 @@ def flash_attention(
     if cu_seq_lens is not None:
         of_queries = of_keys = cu_seq_lens.to(device=q.device, dtype=torch.int32)
         longest_query = longest_key = int(cu_seq_lens.diff().max())
-    elif used is not None:
-        of_queries, of_keys = (
-            torch.arange(0, (B + 1) * n, n, dtype=torch.int32, device=q.device) for n in (T, S)
-        )  # fmt: skip
     if of_queries is not None:
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     o = torch.ops.aten._flash_attention_forward(
         q, k, v, of_queries, of_keys, longest_query, longest_key, dropout, True, False,
-        scale=scale, window_size_left=left, window_size_right=0, seqused_k=used,
+        scale=scale, window_size_left=left, window_size_right=0,
     )[0]  # fmt: skip
     return o.view(B, T, *o.shape[-2:]).transpose(1, 2)
 

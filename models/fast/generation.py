@@ -12,6 +12,12 @@ from ..graph import GraphedDecoder
 from ..hybrid import CACHE_ARGUMENT
 from .slots import FixedCache, KeyValueSlots
 
+TAKEN = frozenset({
+    "input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "pixel_values_videos", "image_grid_thw",
+    "video_grid_thw", "second_per_grid_ts",
+})  # fmt: skip
+"""What the processor gives."""
+
 NOT_TAKEN: dict[str, Any] = {
     "do_sample": False, "num_beams": 1, "logits_processor": None, "assistant_model": None, "streamer": None,
     "stopping_criteria": None,
@@ -37,6 +43,9 @@ def generate(decoder: GraphedDecoder, *, max_new_tokens: int, **inputs: Any) -> 
     for name, harmless in NOT_TAKEN.items():
         if inputs.pop(name, harmless) not in (harmless, None):
             raise UserError(f"generation by graphs is greedy and does not take {name}; leave it out, or the decoder")
+    for name in inputs:
+        if name not in TAKEN:
+            raise UserError(f"generation by graphs does not take {name}; leave it out, or the decoder")
     model, ids = decoder.model, inputs["input_ids"]
     mask = inputs.get("attention_mask")
     if mask is not None and not bool(mask.all()):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..cache import MixerState
 from ..mixers.base import TokenMixer
 from ..mixers.gated_deltanet import GatedDeltaNet
+from ..ops.decoding import power_of_two
 from ..ops.delta_inputs import delta_inputs
 from ..ops.delta_step import delta_step
 from ..ops.matrix_vector import Around, matrix_vector
@@ -79,7 +80,8 @@ class FastGatedDeltaNet:
         """Whether a layer is of this kind, with the options of the published model."""
         return type(mixer) is GatedDeltaNet and bool(
             mixer.conv_size and mixer.g_proj is not None and mixer.o_norm is not None and mixer.backend != "reference"
-        )
+            and power_of_two(mixer.K) == mixer.K and power_of_two(mixer.V) == mixer.V
+        )  # fmt: skip
 
     def chunk(self, normed: Tensor, slots: StateSlots, seen: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As `FastMixer.chunk` says."""

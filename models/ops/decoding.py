@@ -1,11 +1,17 @@
 """What the kernels of a decode step share: when they are taken, and what they count on."""
 
+import torch
 from torch import Tensor
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether an operation on x runs by a kernel: on an accelerator. Elsewhere its definition runs."""
-    return x.device.type == "cuda"
+    """Whether an operation on x runs by a kernel: on an accelerator, up to float32. Else its definition runs."""
+    return x.device.type == "cuda" and x.dtype != torch.float64
+
+
+def fits_a_block(width: int) -> bool:
+    """Whether a kernel takes heads of this width whole: a power of two, and wide enough for tensor cores."""
+    return width >= 16 and width == power_of_two(width)
 
 
 def check_contiguous(**tensors: Tensor | None) -> None:

@@ -1,7 +1,7 @@
 """One step of the gated delta rule from a merged projection, in place on the state: the mixer's part of a decode step.
 
-The recurrence is that of `gated_delta_rule`; normalising q and k and computing the gates is `pointwise`'s
-``delta_rule_inputs`` for one token, after the short convolutions.
+The recurrence is that of `gated_delta_rule`; normalising q and k and computing the gates is as in
+`delta_inputs`, for one token and after the short convolutions.
 """
 
 import torch

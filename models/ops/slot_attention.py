@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .decoding import check_contiguous, power_of_two, takes_kernels
+from .decoding import check_contiguous, fits_a_block, power_of_two, takes_kernels
 
 SLOTS_PER_PIECE, MOST_PIECES = 128, 128
 """For one token: slots of a piece at least, and pieces at most, since each makes the merge longer."""
@@ -42,7 +42,7 @@ def decode_attention(
     Returns:
         ``[B, H, K]``.
     """
-    form = decode_kernel if takes_kernels(projected) else decode_reference
+    form = decode_kernel if takes_kernels(projected) and fits_a_block(projected.shape[-1]) else decode_reference
     return form(projected, cos, sin, keys, values, seen, scale)
 
 
@@ -107,7 +107,7 @@ def chunk_attention(
     Returns:
         ``[B, T, H, K]``.
     """
-    form = chunk_kernel if takes_kernels(query) else chunk_reference
+    form = chunk_kernel if takes_kernels(query) and fits_a_block(query.shape[-1]) else chunk_reference
     return form(query, key, value, keys, values, seen, window, scale)
 
 

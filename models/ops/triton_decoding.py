@@ -36,12 +36,16 @@ def rotate_and_store(
 @triton.jit
 def fold(q, k, v, allowed, scale, largest, total, o):
     """One block of keys into a running softmax of powers of two: ``scale`` holds the logarithm of e."""
-    scores = tl.where(allowed, tl.dot(q, tl.trans(k)) * scale, -1e30)
+    scores = tl.where(allowed, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
     new_largest = tl.maximum(largest, tl.max(scores, 1))
     # Whoever has seen nothing yet has a largest score of −1e30; what it sums up then is worth nothing when merged.
     p = tl.exp2(scores - new_largest[:, None])
     shrink = tl.exp2(largest - new_largest)
-    return new_largest, total * shrink + tl.sum(p, 1), o * shrink[:, None] + tl.dot(p.to(v.dtype), v)
+    return (
+        new_largest,
+        total * shrink + tl.sum(p, 1),
+        o * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee"),
+    )
 
 
 @triton.jit

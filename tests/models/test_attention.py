@@ -192,16 +192,10 @@ def test_flash_kernels_agree_with_blocks(shape: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.gpu
-def test_flash_kernels_take_packed_sequences_and_fewer_keys_than_there_is_room_for() -> None:
+def test_flash_kernels_take_packed_sequences() -> None:
     q, k, v = tensors((1, 4, 2, 23, 23, None), torch.bfloat16, "cuda")
     ends = torch.tensor([0, 5, 6, 23], dtype=torch.int32, device="cuda")
     packed = flash_attention(q, k, v, 0.25, 4, cu_seq_lens=ends)
     for start, end in ((0, 5), (5, 6), (6, 23)):
         alone = blocked_attention(*(x[:, :, start:end].float() for x in (q, k, v)), 0.25, 4)
         assert (packed[:, :, start:end].float() - alone).norm() <= 1e-2 * alone.norm()
-    q, k, v = tensors((2, 4, 2, 8, 64, None), torch.bfloat16, "cuda")
-    used = torch.tensor([40, 9], dtype=torch.int32, device="cuda")
-    o = flash_attention(q, k, v, 0.25, 16, used=used)
-    for row, n in enumerate((40, 9)):
-        alone = blocked_attention(*(x[row : row + 1].float() for x in (q, k[:, :, :n], v[:, :, :n])), 0.25, 16)
-        assert (o[row : row + 1].float() - alone).norm() <= 1e-2 * alone.norm()

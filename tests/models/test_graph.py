@@ -169,6 +169,7 @@ def test_generate_ends_where_a_sequence_ends(make_model: Make) -> None:
 MISTAKES = {
     "sampling": ({"do_sample": True}, "greedy"),
     "beams": ({"num_beams": 2}, "greedy"),
+    "penalty": ({"repetition_penalty": 1.3}, "does not take repetition_penalty"),
     "padding": ({"attention_mask": torch.tensor([[0, 1, 1, 1]])}, "padded"),
     "batch": ({"input_ids": torch.ones(2, 4, dtype=torch.long)}, "made for 1"),
     "room": ({"max_new_tokens": 20}, "do not fit"),
@@ -215,8 +216,8 @@ def test_graphs_replay_to_any_length(make_model: Make, pattern: str, dtype: torc
     ids = tokens(400).cuda()
     wide = reference(model, ids)[:, 100:]
     model.to(dtype)
-    # As near to float32 as the model itself is in this type, within a third.
-    bound = max(1e-4, 1.33 * relative(reference(model, ids)[:, 100:], wide))
+    # As near to float32 as the model itself is in this type, within a third; kernels of prefill multiply as TF32.
+    bound = max(5e-3, 1.33 * relative(reference(model, ids)[:, 100:], wide))
     captured, eager = (GraphedDecoder(model, max_length=512, chunk=32, use_graph=use) for use in (True, False))
     close(captured.prefill(ids[:, :100]), eager.prefill(ids[:, :100]))
     found = torch.stack([captured.decode(ids[:, t : t + 1]).clone() for t in range(100, 400)], dim=1)
