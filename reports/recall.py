@@ -12,8 +12,8 @@ from ..records import Record
 from .ablation_cells import Block, ablation_records, arm_of, blocks_of
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, unique
-from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread, thousands
-from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell
+from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread
+from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
