@@ -191,7 +191,7 @@ def check_stream(
     exact = _in_float32(model)
     truth = own if exact is None else _one_pass(exact, ids, video.float(), [frames, *grid])
     del exact
-    found = {}
+    found: dict[str, float] = {}
     for index in _last_of_each_kind(config.text_config.layer_types):
         slots = session.decoder.cache.layers[index]
         if isinstance(slots, StateSlots) and slots.recurrent is None:
