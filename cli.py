@@ -71,9 +71,12 @@ def options(
 @app.command()
 def ablate(
     study: Annotated[
-        str | None, typer.Option(help="A registered study instead of a grid: mixer_choice or swa_ratio.")
+        str | None, typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio or frame_scaling.")
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the study; repeatable.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=1, help="With frame_scaling: test this many frames; repeatable.")
+    ] = None,
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated.")] = None,
     swa_ratio: Annotated[
         list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")
@@ -122,9 +125,11 @@ def ablate(
 
     own = {"--mixer": mixer, "--swa-ratio": swa_ratio, "--pattern": pattern, "--recipe": recipe, "--match": match,
            "--learning-rate": learning_rate, "--questions": questions, "--pages": pages, "--ray": ray}  # fmt: skip
-    check_study_options(study, arm, own)
+    check_study_options(study, arm, frames, own)
     if study:
-        study_command(study=study, arms=arm, scale=scale, steps=steps, jobs=jobs, device=device, runs=runs)
+        study_command(
+            study=study, arms=arm, scale=scale, steps=steps, jobs=jobs, device=device, runs=runs, frames=frames
+        )
         return
 
     overrides = {

@@ -13,9 +13,9 @@ STUDENT = {"--mixer", "--swa-ratio", "--pattern", "--window"}
 PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs", "--out")
 COMMANDS = {
     ("ablate",): {
-        "--study", "--arm", "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match",
-        "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell", "--device",
-        "--runs",
+        "--study", "--arm", "--frames", "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe",
+        "--match", "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell",
+        "--device", "--runs",
     },
     ("train", "distill-layers"): TRAIN | STUDENT | {"--teacher"},
     ("train", "distill-logits"): TRAIN | STUDENT | {"--teacher", "--model"},
@@ -95,10 +95,10 @@ MISTAKES = [
     (("ablate", "--match", "parms"), "did you mean params?"),
     (("ablate", "--match", "params"), "use --match state or none, or --recipe scratch"),
     (("ablate", "--study", "mixer_choise"), "did you mean mixer_choice?"),
-    (("ablate", "--study", "swa_ratio", "--arm", "gla_1_3"), "did you mean gla_1_"),
+    (("ablate", "--study", "swa_ratio", "--arm", "--frames", "gla_1_3"), "did you mean gla_1_"),
     (("ablate", "--study", "swa_ratio", "--scale", "large"), "unknown scale of a study"),
     (("ablate", "--study", "swa_ratio", "--mixer", "gla"), "--mixer is part of what the study"),
-    (("ablate", "--arm", "gla"), "give --study with it"),
+    (("ablate", "--arm", "--frames", "gla"), "give --study with it"),
     (("eval", "DocVKA"), "did you mean"),
     (("eval", "DocVQA", "--data", "real"), "auto, official or synthetic"),
     (("eval", "DocVQA", "--model", "no/such/folder"), "no model at"),
