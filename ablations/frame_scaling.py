@@ -15,6 +15,7 @@ Arms are not matched in parameters, since what is compared is the same arm befor
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..data.library import LibrarySpec
 from ..data.timelines import VideoSetSpec
@@ -54,6 +55,7 @@ class FrameSize:
         test_videos: of each number of frames; five needles, two counts and two orders are asked about each.
         probe_videos: of the validation split.
         captions, events, scenes: of the training library; others have a quarter.
+        validation_seeds: seeds of the choice of a learning rate.
     """
 
     steps: int
@@ -68,6 +70,7 @@ class FrameSize:
     tested: tuple[int, ...]
     short: tuple[int, int] = (16, 32)
     later_batch_size: int = 16
+    validation_seeds: tuple[int, ...] = (100,)
     later_share: float = 0.25
     later_rate: float = 0.5
 
@@ -78,7 +81,7 @@ FRAME_SIZES = {
         long=(16, 64), tested=(32, 64, 128), later_batch_size=4,
     ),
     "small": FrameSize(
-        steps=1000, batch_size=32, videos=32768, test_videos=512, probe_videos=64, captions=64, events=512, scenes=256,
+        steps=900, batch_size=48, videos=16384, test_videos=512, probe_videos=64, captions=64, events=512, scenes=256,
         long=(16, 256), tested=(32, 64, 128, 256, 512, 1024),
     ),
 }  # fmt: skip
@@ -100,7 +103,7 @@ class FramePlan(Plan):
             _cell(base, arm, scale, "short", "validation", frames=())
             for arm in self.arms.values()
             for rate in self.learning_rates
-            for base in _bases(arm, rate, get_size(scale).validation_seeds, scale, device, steps)
+            for base in _bases(arm, rate, frame_size(scale).validation_seeds, scale, device, steps)
         ]
 
     def test_cells(
@@ -179,7 +182,9 @@ def _cell(base: RunSpec, arm: Arm, scale: str, stage: str, role: str, frames: It
         for count in frames
     }
     steps = base.arguments["training"]["steps"]
-    pages = VideoSetSpec(library=library(scale, "train"), videos=size.videos, frames=size.short)
+    pages = VideoSetSpec(
+        library=library(scale, "train"), videos=_needed(size, base.arguments["training"]), frames=size.short
+    )
     added = {
         "scoring": FRAMES,
         "stage": stage,
@@ -194,6 +199,11 @@ def _cell(base: RunSpec, arm: Arm, scale: str, stage: str, role: str, frames: It
     return RunSpec(kind="ablate", arguments=base.arguments | added)
 
 
+def _needed(size: FrameSize, training: Mapping[str, Any]) -> int:
+    """Videos of a training set: no more than the steps ask for."""
+    return int(min(size.videos, training["steps"] * training["batch_size"]))
+
+
 def _later(short: RunSpec, stage: str) -> RunSpec:
     arguments = short.arguments
     size = frame_size(arguments["scale"])
@@ -203,7 +213,11 @@ def _later(short: RunSpec, stage: str) -> RunSpec:
         "batch_size": size.later_batch_size,
     }
     # Other videos than those of the stage before.
-    pages = arguments["pages"] | {"frames": list(size.long if stage == "long" else size.short), "seed": 1}
+    pages = arguments["pages"] | {
+        "frames": list(size.long if stage == "long" else size.short),
+        "seed": 1,
+        "videos": _needed(size, training),
+    }
     added = {
         "stage": stage,
         "short": short.id,
