@@ -162,7 +162,9 @@ def evaluate(
     ] = "dataset",
     min_pixels: Annotated[int | None, typer.Option(min=784, help="Smallest area of a picture, in pixels.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=784, help="Largest area of a picture, in pixels.")] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Frames of a video.")] = 64,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=2, help="Frames of a video, 64 without it; repeatable.")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option(help="A judge of VLMEvalKit, e.g. gpt-4o-mini; exact matching without it.")
     ] = None,
@@ -182,13 +184,15 @@ def evaluate(
       infinitevl-bench eval DocVQA
 
       infinitevl-bench eval --suite paper --data official --model hustvl/InfiniteVL
+
+      infinitevl-bench eval --suite video --frames 32 --frames 256 --frames 1024
     """
     from .eval.command import Request, eval_command
 
     request = Request(
         model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device, runs=runs,
-        prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=frames, judge=judge, blind=blind,
-        max_bad=max_bad,
+        prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=tuple(frames or (64,)), judge=judge,
+        blind=blind, max_bad=max_bad,
     )  # fmt: skip
     eval_command(benchmark or (), suite, request)
 

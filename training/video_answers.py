@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.moving import FRAMES
 from ..errors import UserError
-from ..models.accounting import cache_elements
+from ..models.accounting import cache_elements, forward_bytes
 from ..models.cache import HybridCache
 from ..models.device import free_bytes
 from ..models.hybrid import CACHE_ARGUMENT
@@ -107,13 +108,9 @@ def _forward(model: Any, embeds: Tensor, positions: Tensor, cache: HybridCache) 
 
 def watching_bytes(config: Any, frames: int) -> int:
     """Memory that watching one video of so many frames needs beyond the weights, about, in float32."""
-    from ..data.moving import FRAMES
-
-    text = config.text_config
     tokens = frames // FRAMES * MOMENT_TOKENS
-    # Inputs and outputs of a layer's parts, for the tokens of a chunk.
-    working = min(tokens, CHUNK_TOKENS) * (24 * text.hidden_size + 4 * text.intermediate_size)
-    return 4 * (COPIES * cache_elements(config, tokens) + working)
+    copies = 4 * (COPIES - 1) * cache_elements(config, tokens)
+    return copies + forward_bytes(config, tokens, CHUNK_TOKENS)
 
 
 def batch_that_fits(config: Any, frames: int, free: float) -> int:
