@@ -207,3 +207,24 @@ def test_a_library_is_made_once_and_a_damaged_one_again(tmp_path: Path) -> None:
     path.write_bytes(b"damaged")
     again = load_library(spec, tower, tmp_path, workers=2)
     torch.testing.assert_close(again.features, first.features)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pattern", ["SLLL", "L", "S", "F"])
+def test_captured_steps_and_answers_on_a_gpu_are_those_of_the_cpu(
+    pattern: str, library: Library, processor: Any, tmp_path: Path
+) -> None:  # fmt: skip
+    arguments = TrainArguments(steps=4, batch_size=2, log_every=1, checkpoint_every_seconds=None)
+    losses, written = [], []
+    for device in ("cuda", "cpu"):
+        here = Library(library.spec, library.features.to(device), library.key)
+        videos, long = (FixedVideos(spec, here, processor) for spec in (SPEC, LONG))
+        net = model(pattern).to(device)
+        text = Answers.of(long.writing, questions_of(long.timelines, 0), device)
+        indices = torch.arange(3, device=device)
+        written.append(written_after(net, watch(net, long, indices, chunk_tokens=37), long, text, indices).tolist())
+        with RunFolder(tmp_path, RunSpec(kind="train", arguments={"device": device})) as folder:
+            side_by_side([FixedTraining(net, videos, arguments, folder, videos.key).run()])
+            losses.append([row["loss"] for row in folder.rows("metrics.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert written[0] == written[1]
