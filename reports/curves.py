@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRAME_BENCHMARKS = ("Video-MME", "LongVideoBench")
+FRAME_STUDY = "infinitevl-bench ablate --study frame_scaling --scale small"
 FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
 
 
@@ -145,7 +146,8 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
     absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
     missing = (
         Missing(
-            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames", None
+            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames",
+            FRAME_STUDY,
         ),
     )
     return Artifact(

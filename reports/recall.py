@@ -11,6 +11,7 @@ import numpy as np
 from ..records import Record
 from .ablation_cells import Block, ablation_records, arm_of, blocks_of, trained_name
 from .artifacts import Artifact, Missing, describe
+from .curves import FRAME_STUDY
 from .estimates import estimate, extra_text, group, run_ids, unique
 from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread, thousands
 from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell
@@ -106,7 +107,7 @@ def depth_frames(records: Sequence[Record]) -> Artifact:
         caption=_caption("Depth is where in the video the answer stands: 0 % is its start.", found),
         tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
         figure=(lambda theme: _heat_map(panels, theme)) if rows else None,
-        missing=() if rows else (Missing("Scores by depth of the answer", None),),
+        missing=() if rows else (Missing("Scores by depth of the answer", FRAME_STUDY),),
         runs=run_ids(found),
     )
 
