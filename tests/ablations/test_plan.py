@@ -54,7 +54,7 @@ def test_arms_of_claims_have_five_seeds_which_chose_no_rate(name: str) -> None:
         own = [cell for cell in own if cell.arguments["arm_args"] == dict(arm.mixer_args)]
         assert len(own) == (size.claim_seeds if arm.claim else size.other_seeds)
     for cell in cells:
-        splits = {name: one["split"] for name, one in cell.arguments["sets"].items()}
+        splits = {name: (one.get("library") or one)["split"] for name, one in cell.arguments["sets"].items()}
         assert splits.pop("probe") == "validation"
         assert set(splits.values()) == {"test"}
     for cell in plan.validation_cells("small", "cpu"):
