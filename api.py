@@ -73,7 +73,7 @@ def evaluate(
     prompts: str = "dataset",
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    frames: int = 64,
+    frames: int | Sequence[int] = 64,
     judge: str | None = None,
     blind: bool = True,
     max_bad: int = 0,
@@ -92,8 +92,8 @@ def evaluate(
 
     request = Request(
         model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device,
-        runs=Path(runs), prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=frames, judge=judge,
-        blind=blind, max_bad=max_bad,
+        runs=Path(runs), prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels,
+        frames=(frames,) if isinstance(frames, int) else tuple(frames), judge=judge, blind=blind, max_bad=max_bad,
     )  # fmt: skip
     results = eval_command(_listed(benchmark) or (), suite, request)
     return frame(record.model_dump() for result in results for record in result.records)

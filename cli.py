@@ -71,9 +71,12 @@ def options(
 @app.command()
 def ablate(
     study: Annotated[
-        str | None, typer.Option(help="A registered study instead of a grid: mixer_choice or swa_ratio.")
+        str | None, typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio or frame_scaling.")
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the study; repeatable.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=1, help="With frame_scaling: test this many frames; repeatable.")
+    ] = None,
     mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated.")] = None,
     swa_ratio: Annotated[
         list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")
@@ -122,9 +125,11 @@ def ablate(
 
     own = {"--mixer": mixer, "--swa-ratio": swa_ratio, "--pattern": pattern, "--recipe": recipe, "--match": match,
            "--learning-rate": learning_rate, "--questions": questions, "--pages": pages, "--ray": ray}  # fmt: skip
-    check_study_options(study, arm, own)
+    check_study_options(study, arm, frames, own)
     if study:
-        study_command(study=study, arms=arm, scale=scale, steps=steps, jobs=jobs, device=device, runs=runs)
+        study_command(
+            study=study, arms=arm, scale=scale, steps=steps, jobs=jobs, device=device, runs=runs, frames=frames
+        )
         return
 
     overrides = {
@@ -157,7 +162,9 @@ def evaluate(
     ] = "dataset",
     min_pixels: Annotated[int | None, typer.Option(min=784, help="Smallest area of a picture, in pixels.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=784, help="Largest area of a picture, in pixels.")] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Frames of a video.")] = 64,
+    frames: Annotated[
+        list[int] | None, typer.Option(min=2, help="Frames of a video, 64 without it; repeatable.")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option(help="A judge of VLMEvalKit, e.g. gpt-4o-mini; exact matching without it.")
     ] = None,
@@ -177,13 +184,15 @@ def evaluate(
       infinitevl-bench eval DocVQA
 
       infinitevl-bench eval --suite paper --data official --model hustvl/InfiniteVL
+
+      infinitevl-bench eval --suite video --frames 32 --frames 256 --frames 1024
     """
     from .eval.command import Request, eval_command
 
     request = Request(
         model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device, runs=runs,
-        prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=frames, judge=judge, blind=blind,
-        max_bad=max_bad,
+        prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=tuple(frames or (64,)), judge=judge,
+        blind=blind, max_bad=max_bad,
     )  # fmt: skip
     eval_command(benchmark or (), suite, request)
 

@@ -250,11 +250,13 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path.parent, _load_result(path)
 
 
+SHIPPED = package_path("reports", "measured")
+"""Records that the package brings, as JSON lines."""
+
+
 def measured_records(runs: Path | None) -> list[Record]:
     """All measured records: those shipped in ``reports/measured`` and those of the finished runs below ``runs``."""
-    shipped = [
-        record for path in sorted(package_path("reports", "measured").glob("*.jsonl")) for record in read_records(path)
-    ]
+    shipped = [record for path in sorted(SHIPPED.glob("*.jsonl")) for record in read_records(path)]
     if runs is None or not runs.exists():
         return shipped
     if not runs.is_dir():

@@ -1,5 +1,6 @@
 """The `ablate` command: from options to cells to a table of scores."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,8 @@ from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
 from ..records import Record, RunSpec
+from .frame_command import frame_study, frames_table
+from .frame_scaling import FramePlan
 from .plan import Plan, get_plan, get_size
 from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
@@ -79,30 +82,46 @@ def ablate_command(
     return records
 
 
-def check_study_options(study: str | None, arms: list[str] | None, options: Mapping[str, object]) -> None:
-    """Refuse options of a grid beside a study, and arms without one.
+def check_study_options(
+    study: str | None, arms: list[str] | None, frames: list[int] | None, options: Mapping[str, object]
+) -> None:
+    """Refuse options of a grid beside a study, and arms or frames without one.
 
     Raises:
         UserError: naming the option.
     """
     if arms and not study:
         raise UserError("--arm names an arm of a study; give --study with it, or --mixer")
+    if frames and not study:
+        raise UserError("--frames are those of a study; give --study frame_scaling with it")
     given = [name for name, value in options.items() if value is not None]
     if study and given:
         raise UserError(f"{given[0]} is part of what the study {study} has registered; leave one of them out")
 
 
 def study_command(
-    *, study: str, arms: list[str] | None, scale: str, steps: int | None, jobs: int | None, device: str, runs: Path
+    *,
+    study: str,
+    arms: list[str] | None,
+    scale: str,
+    steps: int | None,
+    jobs: int | None,
+    device: str,
+    runs: Path,
+    frames: list[int] | None = None,
 ) -> list[Record]:
     """Run a registered study: choose every arm's learning rate, then test it; print what came out.
 
     Raises:
-        UserError: for an unknown study, arm or scale, before anything is trained.
+        UserError: for an unknown study, arm or scale, or frames where none are tested, before anything is trained.
     """
     get_size(scale)
     plan = get_plan(study).only(arms, scale)
     device = resolve_device(device)
+    if isinstance(plan, FramePlan):
+        return _frames(plan, scale, steps, jobs, device, runs, frames)
+    if frames:
+        raise UserError(f"--frames belongs to the study frame_scaling; {study} has no videos")
     cells = plan.validation_cells(scale, device, steps)
     console = Console()
     count = jobs or (STUDY_JOBS if device == "cuda" else default_jobs(device, len(cells)))
@@ -113,6 +132,20 @@ def study_command(
     console.print(scores_table(records))
     console.print(learning_table(records))
     console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}")
+    return [*choosing, *records]
+
+
+def _frames(
+    plan: FramePlan, scale: str, steps: int | None, jobs: int | None, device: str, runs: Path, frames: list[int] | None
+) -> list[Record]:
+    console = Console()
+    usual = STUDY_JOBS if device == "cuda" else os.cpu_count() or 1
+    choosing, rates, records = frame_study(
+        plan, scale, device, jobs, usual, runs, console, steps=steps, frames=frames
+    )  # fmt: skip
+    console.print(rates_table(plan, rates))
+    console.print(frames_table(records))
+    console.print(f"study {plan.name}, scale {scale}, exact answers; runs in {runs}")
     return [*choosing, *records]
 
 

@@ -21,6 +21,8 @@ from ..training.features import PageSetSpec, load_page_set
 from ..training.fixed import FixedPages, FixedTraining, exact_answers, side_by_side
 from ..training.loop import TrainArguments, TrainResult
 from .cell import MODEL_FOLDER, build_model, curve, facts
+from .frame_cells import FrameCell
+from .frame_scaling import FRAMES, LONG_SIDE_BY_SIDE
 from .plan import TEXT_RICH, VALIDATION_SCORE
 
 PROBE = "probe.jsonl"
@@ -31,19 +33,20 @@ SIDE_BY_SIDE = 4
 
 def is_exact(spec: RunSpec) -> bool:
     """Whether a cell belongs to a registered study."""
-    return spec.arguments.get("scoring") == "exact"
+    return spec.arguments.get("scoring") in ("exact", FRAMES)
 
 
 def together(specs: list[RunSpec], first: RunSpec) -> list[RunSpec]:
     """``first`` and the cells after it that are trained at the same time."""
-    count = SIDE_BY_SIDE if first.arguments["device"] == "cuda" else 1
+    usual = LONG_SIDE_BY_SIDE if first.arguments.get("stage") == "long" else SIDE_BY_SIDE
+    count = usual if first.arguments["device"] == "cuda" else 1
     return [spec for spec in specs[specs.index(first) :] if is_exact(spec)][:count]
 
 
 def run_together(specs: list[RunSpec], runs: Path) -> None:
     """Train and score cells; those that are finished or held by another process are passed over."""
     with ExitStack() as held:
-        begun = []
+        begun: list[_Cell | FrameCell] = []
         for spec in specs:
             folder = RunFolder(runs, spec)
             try:
@@ -52,7 +55,7 @@ def run_together(specs: list[RunSpec], runs: Path) -> None:
                 continue
             if not folder.finished:
                 folder.write_environment(device_name(spec.arguments["device"]))
-                begun.append(_Cell(spec, folder, runs))
+                begun.append((FrameCell if spec.arguments["scoring"] == FRAMES else _Cell)(spec, folder, runs))
         results = side_by_side(cell.training.run() for cell in begun)
         for cell, result in zip(begun, results, strict=True):
             cell.finish(result)

@@ -16,7 +16,11 @@ from ..records import Record, RunSpec
 from .scales import Scale, get_scale
 from .study import Study
 
-STUDIES: dict[str, str] = {"mixer_choice": "mixer_choice:PLAN", "swa_ratio": "swa_ratio:PLAN"}
+STUDIES: dict[str, str] = {
+    "mixer_choice": "mixer_choice:PLAN",
+    "swa_ratio": "swa_ratio:PLAN",
+    "frame_scaling": "frame_scaling:PLAN",
+}
 """Name → "module of this package:plan"."""
 
 VALIDATION_SCORE = "validation_score"

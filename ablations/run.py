@@ -92,20 +92,30 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
     from ..models.processor import load_processor
     from ..training.features import load_page_set
     from .cell import build_model, page_set_specs
+    from .frame_cells import prepare_libraries
+    from .frame_scaling import FRAMES
 
-    model = build_model(spec, runs)
+    workers = os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing and seeing pages", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if spec.arguments.get("scoring") == FRAMES:
+            prepare_libraries(spec, runs, workers, progress)
+            return
+        model = build_model(spec, runs)
         for pages in page_set_specs(spec):
             load_page_set(
                 pages,
                 model,
                 load_processor(),
                 runs / "cache",
-                workers=os.cpu_count() or 1,
+                workers=workers,
                 device=str(spec.arguments["device"]),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=progress,
             )
 
 

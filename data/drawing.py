@@ -19,21 +19,22 @@ Colour = tuple[int, int, int]
 
 
 @cache
-def _font_folder() -> Path:
+def data_folder() -> Path:
+    """The folder of matplotlib's data: typefaces, and a photograph."""
     # matplotlib itself is heavy; its folder is enough here.
     from importlib.util import find_spec
 
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("matplotlib, whose typefaces the pages use, is not installed")
-    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return Path(spec.origin).parent / "mpl-data"
 
 
 @cache
 def font(face: str, size: int) -> ImageFont.FreeTypeFont:
     """Return a shipped typeface at a size in pixels."""
     # The basic layout gives the same glyph positions with and without libraqm.
-    return ImageFont.truetype(str(_font_folder() / face), size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(str(data_folder() / "fonts" / "ttf" / face), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache

@@ -33,7 +33,9 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
     return model or SHIPPED
 
 
-def data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None, seed: int, level: int) -> str:
+def data_hash(
+    benchmark: Benchmark, split: Split, root: Path, limit: int | None, seed: int, level: int, frames: int
+) -> str:
     """Hash of the data's file; a twin is drawn for it.
 
     Raises:
@@ -43,7 +45,7 @@ def data_hash(benchmark: Benchmark, split: Split, root: Path, limit: int | None,
         return hash_of(official_path(benchmark))
     from .synthetic import synthetic_tsv
 
-    return hash_of(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level))
+    return hash_of(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level, frames=frames))
 
 
 def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:

@@ -46,7 +46,7 @@ class Request:
         prompts: dataset or qwen: see `vlmevalkit.STYLES`.
         min_pixels: Smallest area of a picture; the model's own if None.
         max_pixels: Largest area of a picture; the model's own if None.
-        frames: Frames of a video.
+        frames: Frames of a video; a benchmark of videos is asked with each number of them.
         judge: A judge that VLMEvalKit knows; exact matching if None.
         blind: Whether the blind baseline is asked too.
         max_bad: How many rows of a file may be bad.
@@ -63,7 +63,7 @@ class Request:
     prompts: str = "dataset"
     min_pixels: int | None = None
     max_pixels: int | None = None
-    frames: int = 64
+    frames: tuple[int, ...] = (64,)
     judge: str | None = None
     blind: bool = True
     max_bad: int = 0
@@ -84,7 +84,11 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
         if choose_split(benchmark, request.data) == "synthetic":
             check_questions(request.limit or QUESTIONS)
     session = _Session(request)
-    results = [session.evaluate(benchmark) for benchmark in found]
+    results = [
+        session.evaluate(benchmark, frames)
+        for benchmark in found
+        for frames in (request.frames if benchmark.video else request.frames[:1])
+    ]
     if len(results) > 1:
         _show_summary(session.console, results)
     return results
@@ -103,12 +107,17 @@ class _Session:
         self.console = Console(quiet=not self.team.leads)
         self._loaded: dict[str, LoadedModel] = {}
 
-    def evaluate(self, benchmark: Benchmark) -> "EvalResult":
-        """Evaluate the model on one benchmark, or show what an earlier call with the same request found."""
+    def evaluate(self, benchmark: Benchmark, frames: int) -> "EvalResult":
+        """Evaluate the model on one benchmark, or show what an earlier call with the same request found.
+
+        Args:
+            benchmark: any.
+            frames: of a video, where it is one of videos.
+        """
         request = self.request
         split = choose_split(benchmark, request.data)
         reference = choose_model(request.model, benchmark, request.runs, self.console)
-        spec = self._spec(benchmark, split, reference)
+        spec = self._spec(benchmark, split, reference, frames)
         folder = RunFolder(request.runs, spec)
         if not self.team.leads:
             self.team.wait()
@@ -119,13 +128,13 @@ class _Session:
         _show(self.console, result, spec)
         return result
 
-    def _spec(self, benchmark: Benchmark, split: Split, reference: str) -> RunSpec:
+    def _spec(self, benchmark: Benchmark, split: Split, reference: str, frames: int) -> RunSpec:
         request = self.request
         weights = weights_hash(reference)
         if weights is None:
             # What a hub gives lies in a folder that is named by its commit.
             weights = f"hub:{reference}@{Path(self._load(reference).model.config.name_or_path).name}"
-        data = data_hash(benchmark, split, request.runs / "data", request.limit, request.seed, request.level)
+        data = data_hash(benchmark, split, request.runs / "data", request.limit, request.seed, request.level, frames)
         return RunSpec(
             kind="eval",
             arguments={
@@ -141,7 +150,7 @@ class _Session:
                 "device": self.device.partition(":")[0],
                 "prompts": request.prompts,
                 "pixels": [request.min_pixels, request.max_pixels],
-                "frames": request.frames if benchmark.video else None,
+                "frames": frames if benchmark.video else None,
                 "judge": request.judge,
                 "blind": request.blind,
                 "max_bad": request.max_bad,
@@ -162,7 +171,7 @@ class _Session:
         from ..models.accounting import state_elements
         from ..models.device import device_name
         from .predictions import PredictionCache
-        from .runner import Asking, evaluate
+        from .runner import FRAMES, Asking, evaluate
 
         request, loaded = self.request, self._load(reference)
         if self.team.leads:
@@ -185,7 +194,7 @@ class _Session:
                 asking=Asking(
                     batch_size=request.batch_size,
                     style="qwen" if request.prompts == "qwen" else "dataset",
-                    frames=request.frames,
+                    frames=arguments["frames"] or FRAMES,
                     blind=request.blind,
                     judge=request.judge,
                     max_bad=request.max_bad,
@@ -250,6 +259,8 @@ def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
         table.add_row(MEANINGS[record.metric], f"{record.value:.1f}", _interval(record), str(record.n))
     console.print(table)
     console.print(_data_line(benchmark, result.split, spec.arguments), highlight=False, soft_wrap=True)
+    if "frames_fed" in first.extra:
+        console.print(_frames_line(first), highlight=False, soft_wrap=True)
     if bad := first.extra.get("bad_rows"):
         console.print(f"bad rows left out: {bad}; they are listed in {spec.id}/bad_rows.jsonl", highlight=False)
     if first.extra.get("weights") == "random":
@@ -258,6 +269,12 @@ def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
         )
     else:
         console.print("weights: read from the checkpoint", soft_wrap=True)
+
+
+def _frames_line(record: Record) -> str:
+    mean, short = record.extra["frames_fed"], record.extra["short_videos"]
+    line = f"frames: {record.frames} asked for, {mean:g} fed on average"
+    return line + (f"; {short} videos have fewer, down to {record.extra['fewest_frames_fed']}" if short else "")
 
 
 def _show_summary(console: Console, results: Sequence["EvalResult"]) -> None:
@@ -269,7 +286,8 @@ def _show_summary(console: Console, results: Sequence["EvalResult"]) -> None:
         value = ("no score", "", str(len(result.predictions)))
         if score is not None:
             value = (f"{score.value:.1f} {score.unit}", _interval(score), str(score.n))
-        table.add_row(result.benchmark.name, result.split, *value)
+        frames = f" ({score.frames} frames)" if score is not None and score.frames is not None else ""
+        table.add_row(result.benchmark.name + frames, result.split, *value)
     console.print(table)
 
 

@@ -38,8 +38,8 @@ class Predictions:
         team.wait()
         self.known = self._read(name)
 
-    def add(self, row: Row, said: Answer) -> None:
-        """Keep an answer."""
+    def add(self, row: Row, said: Answer, frames: int | None = None) -> None:
+        """Keep an answer, and to how many frames it was given."""
         prediction = {
             "index": row["index"],
             "question": row["question"],
@@ -47,7 +47,7 @@ class Predictions:
             "prediction": said.text,
             "latency_ms": said.latency_ms,
             "tokens": said.tokens,
-        }
+        } | ({} if frames is None else {"frames": frames})
         self.known[str(row["index"])] = prediction
         if self.folder is not None:
             self.folder.append(self.name if self.team.size == 1 else self._part(self.team.rank), prediction)

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from . import vlmevalkit
 from .benchmarks import Benchmark, find_benchmark
 from .generation import Answer, answer, batches, blinded
 from .predictions import Prediction, PredictionCache, Predictions, prompt_key
+from .room import check_room
 from .scoring import Scored, score, scorer_name
 from .sources import QUESTIONS, Split, choose_split, official_path
 from .statistics import interval, stratified_interval
 from .submission import write_submission
 from .synthetic import page_values, synthetic_tsv
 from .team import ALONE, Team
-from .videos import FRAMES, with_frames
+from .videos import FRAMES, TEMPORAL_PATCH, with_frames
 from .vlmevalkit import Message, OpenDataset, PromptStyle, Row
 
 SHORTEST = 16
@@ -121,7 +123,7 @@ def evaluate(
     asking = asking or Asking(batch_size=batch_size)
     found = find_benchmark(benchmark)
     split = choose_split(found, data)
-    opened, values = _open(found, split, limit, seed, level, data_root, asking.max_bad)
+    opened, values = _open(found, split, limit, seed, level, data_root, asking)
     rows = opened.rows(limit)
     if folder is not None and team.leads:
         _list_bad_rows(opened, folder)
@@ -141,7 +143,7 @@ def evaluate(
             scored = score(opened, _merged(rows, [one["prediction"] for one in predictions]), asking.judge)
             for prediction, sample in zip(predictions, scored.samples, strict=True):
                 prediction["score"] = sample
-            result.records.append(_record(shared, metric, scored, found))
+            result.records.append(_record(shared, metric, scored, found, _frames_fed(predictions, asking.frames)))
         kept.write(predictions)
         if kind == "sighted":
             result.predictions = predictions
@@ -189,6 +191,9 @@ class _Work:
             if not any(mine) or all(str(row["index"]) in kept.known for row in part):
                 continue
             messages = [self._prompt(row, kind) for row in part]
+            fed = [sum(len(p["value"].frames) for p in one if p["type"] == "video") or None for one in messages]
+            if start == 0:
+                check_room(self.model, messages[:size])
             for batch, is_mine in zip(batches(self.processor, messages, size), mine, strict=True):
                 new = [position for position in batch if str(part[position]["index"]) not in kept.known]
                 if not new or not is_mine:
@@ -196,7 +201,7 @@ class _Work:
                 said = self._answers([messages[position] for position in batch])
                 for position, one in zip(batch, said, strict=True):
                     if position in new:
-                        kept.add(part[position], one)
+                        kept.add(part[position], one, fed[position])
                 progress(kind, len(kept.known), len(self.rows))
 
     def _prompt(self, row: Row, kind: str) -> Message:
@@ -223,13 +228,15 @@ class _Work:
 
 
 def _open(
-    benchmark: Benchmark, split: Split, limit: int | None, seed: int, level: int, data_root: Path, max_bad: int
+    benchmark: Benchmark, split: Split, limit: int | None, seed: int, level: int, data_root: Path, asking: Asking
 ) -> tuple[OpenDataset, dict[str, tuple[str, ...]]]:
     """The data, and the values on the pages of a twin."""
     if split == "official":
-        return vlmevalkit.open_dataset(benchmark, official_path(benchmark), official=True, max_bad=max_bad), {}
-    path, sidecar = synthetic_tsv(benchmark, data_root, questions=limit or QUESTIONS, seed=seed, level=level)
-    return vlmevalkit.open_dataset(benchmark, path, official=False, max_bad=max_bad), page_values(sidecar)
+        return vlmevalkit.open_dataset(benchmark, official_path(benchmark), official=True, max_bad=asking.max_bad), {}
+    path, sidecar = synthetic_tsv(
+        benchmark, data_root, questions=limit or QUESTIONS, seed=seed, level=level, frames=asking.frames
+    )
+    return vlmevalkit.open_dataset(benchmark, path, official=False, max_bad=asking.max_bad), page_values(sidecar)
 
 
 def _list_bad_rows(opened: OpenDataset, folder: RunFolder) -> None:
@@ -271,14 +278,32 @@ def _shared_fields(work: _Work, model_name: str, split: Split, seed: int, level:
     }
 
 
-def _record(shared: Mapping[str, Any], metric: str, scored: Scored, benchmark: Benchmark) -> Record:
+def _frames_fed(predictions: Sequence[Prediction], asked: int) -> dict[str, Scalar]:
+    """How many frames the videos really had, where there are any: a short one gives all that it has."""
+    fed = [one["frames"] for one in predictions if "frames" in one]
+    if not fed:
+        return {}
+    return {
+        "frames_fed": round(sum(fed) / len(fed), 2),
+        "fewest_frames_fed": min(fed),
+        "short_videos": sum(count < asked // TEMPORAL_PATCH * TEMPORAL_PATCH for count in fed),
+    }
+
+
+def _record(
+    shared: Mapping[str, Any],
+    metric: str,
+    scored: Scored,
+    benchmark: Benchmark,
+    notes: Mapping[str, Scalar] = MappingProxyType({}),
+) -> Record:
     marks = benchmark.full_marks
     counted = [sample for sample in scored.samples if sample is not None]
     # Each of MME's tasks is worth 200 points.
     strata = scored.strata
     bounds = interval(counted) if strata is None else stratified_interval(strata, 200.0 / marks)
     return Record(
-        **shared,
+        **{**shared, "extra": {**shared["extra"], **notes}},
         metric=metric,
         value=scored.value / 100.0 * marks,
         n=len(counted),

@@ -1,7 +1,8 @@
 """Synthetic videos in the official form of Video-MME and LongVideoBench: pages one after another, one asked about.
 
 Each question is about one scene, so a model has to keep what it saw; the form (columns, tasks, durations) is the
-benchmark's, and its names are dealt out over the rows so that every part of its scorer runs.
+benchmark's, and its names are dealt out over the rows so that every part of its scorer runs. A video has as many frames
+as will be asked for: a longer one shows each scene for longer.
 """
 
 from pathlib import Path
@@ -17,9 +18,9 @@ from .twin_rows import OPTIONS, options_of
 
 Row = dict[str, Any]
 
-FRAMES_A_SCENE = 4
 FRAMES_PER_SECOND = 2
 SCENES = 4
+FEWEST_FRAMES = 4 * SCENES
 SIDE = 140
 """Side of a frame in pixels: five visual tokens."""
 
@@ -29,8 +30,13 @@ GROUPS = (15, 60, 600, 3600)
 CATEGORIES = ("S2E", "S2O", "S2A", "T2O")
 
 
-def write_video(path: Path, pages: list[Page]) -> None:
-    """Write pages as scenes of an MP4 file.
+def frames_a_scene(frames: int) -> int:
+    """Frames of each scene of a video that is to have so many at least."""
+    return -(-max(frames, FEWEST_FRAMES) // SCENES)
+
+
+def write_video(path: Path, pages: list[Page], frames: int) -> None:
+    """Write pages as scenes of an MP4 file, ``frames`` of each.
 
     Raises:
         UserError: If the file cannot be written here.
@@ -43,18 +49,19 @@ def write_video(path: Path, pages: list[Page]) -> None:
         raise UserError(f"cannot write the video {path}; this OpenCV has no MP4 encoder", 1)
     for page in pages:
         frame = np.asarray(page.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))[:, :, ::-1]
-        for _ in range(FRAMES_A_SCENE):
+        for _ in range(frames):
             writer.write(np.ascontiguousarray(frame))
     writer.release()
 
 
-def video_row(benchmark: Benchmark, number: int, pages: list[Page], folder: str) -> Row:
+def video_row(benchmark: Benchmark, number: int, pages: list[Page], frames: int, folder: str) -> Row:
     """The row of one video.
 
     Args:
         benchmark: Whose form.
         number: Which video, from 0; it also picks the scene that is asked about.
         pages: The scenes.
+        frames: Of each scene.
         folder: Where the videos are, beside the table.
     """
     place = number % len(pages)
@@ -73,7 +80,7 @@ def video_row(benchmark: Benchmark, number: int, pages: list[Page], folder: str)
             "subtitle_path": f"./subtitle/{name}.srt", "answer": OPTIONS[letter],
         }  # fmt: skip
     return row | {
-        "duration": len(pages) * FRAMES_A_SCENE / FRAMES_PER_SECOND, "duration_group": GROUPS[number % len(GROUPS)],
+        "duration": len(pages) * frames / FRAMES_PER_SECOND, "duration_group": GROUPS[number % len(GROUPS)],
         "question_category": CATEGORIES[number % len(CATEGORIES)], "candidates": repr(list(options)),
         "correct_choice": letter, "subtitle_path": f"{name}.json", "starting_timestamp_for_subtitles": 0,
     }  # fmt: skip

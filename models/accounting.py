@@ -48,3 +48,18 @@ def cache_elements(config: HybridVLConfig, context: int) -> int:
 def size_of(config: HybridVLConfig, context: int = 32768) -> Size:
     """All sizes of a configuration at a context length."""
     return Size(count_parameters(config), state_elements(config), cache_elements(config, context))
+
+
+def forward_bytes(config: HybridVLConfig, tokens: int, chunk: int, element_bytes: int = 4) -> int:
+    """Memory beyond the weights, about, that one sequence needs: its cache, and what a layer works on.
+
+    Args:
+        config: of the model.
+        tokens: of the sequence.
+        chunk: of them that pass through the model at a time.
+        element_bytes: bytes of an element.
+    """
+    text = config.text_config
+    # Inputs and outputs of a layer's parts.
+    working = min(tokens, chunk) * (24 * text.hidden_size + 4 * text.intermediate_size)
+    return element_bytes * (cache_elements(config, tokens) + working)

@@ -27,6 +27,7 @@ from .attention import WINDOWED
 from .cache import HybridCache
 from .config import LAYER_TYPES, HybridVLConfig, HybridVLTextConfig
 from .mixers.base import TokenMixer
+from .positions import batch_positions
 from .registry import get_mixer
 
 # transformers calls the cache ``cache`` in newer releases and ``past_key_values`` in older ones.
@@ -192,6 +193,31 @@ class HybridVLModel(HybridVLPreTrainedModel, Qwen2_5_VLModel):
         self.language_model = HybridVLTextModel._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()
+
+    def get_rope_index(
+        self,
+        input_ids: Tensor,
+        mm_token_type_ids: Tensor,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        second_per_grid_ts: Tensor | list[float] | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Positions ``[3, B, T]`` and what the next token's are beyond its number ``[B, 1]``; see `positions`.
+
+        Arguments are those of transformers' method, whose text after a video stands where it was never trained to.
+        """
+        vision = self.config.vision_config
+        return batch_positions(
+            mm_token_type_ids,
+            attention_mask,
+            image_grid_thw,
+            video_grid_thw,
+            second_per_grid_ts,
+            vision.spatial_merge_size,
+            vision.tokens_per_second,
+        )
 
 
 class HybridVLForConditionalGeneration(HybridVLPreTrainedModel, Qwen2_5_VLForConditionalGeneration):

@@ -6,8 +6,8 @@
     session.ask("What does the sign say?")
 
 The stream is one long video in a user's message: its frames' visual tokens follow each other, temporal positions go on
-with time, rows and columns begin anew with each frame, as transformers' Qwen2.5-VL lays out a video. Each frame, tower
-and decoder, is one CUDA graph on an accelerator.
+with time, rows and columns begin anew with each frame, as `positions` lays out a video. Each frame, tower and decoder,
+is one CUDA graph on an accelerator.
 """
 
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from .fast.vision import FastVisionTower
 from .graph import GraphedDecoder, Replay
+from .positions import time_position
 
 BEFORE = "<|im_start|>user\n<|vision_start|>"
 AFTER = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -51,7 +52,7 @@ class StreamingSession:
         self.frames = 0
         self.decoder = GraphedDecoder(model, max_length=max_length, use_graph=use_graph)
         self.device = self.decoder.cache.seen.device
-        self.positions_per_frame = model.config.vision_config.tokens_per_second / frames_per_second
+        self.seconds = 1 / frames_per_second
         self.grid: tuple[int, int] | None = None
         self.tower: FastVisionTower | None = None
         self._frame = Replay(self._run_frame, self.decoder.snapshot, use_graph)
@@ -137,7 +138,7 @@ class StreamingSession:
         )
 
     def _time(self, frame: int) -> int:
-        return int(frame * self.positions_per_frame)
+        return time_position(frame, self.seconds, self.model.config.vision_config.tokens_per_second)
 
     def _lay_out(self, grid: tuple[int, int]) -> None:
         """Make the tower for this size of frame, and the positions ``[3, tokens]`` of the first one."""

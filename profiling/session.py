@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..models.device import device_name
+from ..models.device import device_name, free_bytes
 from ..models.graph import GraphedDecoder
 from ..records import Record, RunFolder, RunSpec, Scalar
 from .ceilings import Ceilings, measure_ceilings
@@ -256,16 +256,6 @@ class Session:
             n=len(samples.milliseconds) if samples is not None else None, ci_low=low, ci_high=high,
             scale=profiled.scale, device=device_name(self.device), extra=extra,
         )  # fmt: skip
-
-
-def free_bytes(device: str) -> float:
-    """Memory that can still be had."""
-    if device == "cuda":
-        return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable"):
-            return 1024 * float(line.split()[1])
-    return float("inf")
 
 
 def _told(records: Sequence[Record]) -> Iterator[str]:

@@ -92,6 +92,15 @@ def arm_of(record: Record) -> Arm:
     return Arm(record.mixer or "none", record.pattern or "", variant, extra_text(record, "learning_rate") or "")
 
 
+def trained_name(record: Record) -> str:
+    """What a record of videos calls its model: the model, and the arm where it is one of a study."""
+    if record.pattern is None:
+        return record.model
+    arm = arm_of(record)
+    pattern = "" if arm.pattern in CONTROL_PATTERNS else f" {arm.pattern}"
+    return f"{record.model}, {arm.label}{pattern}"
+
+
 def ablation_records(records: Sequence[Record]) -> list[Record]:
     """The measured scores and baselines of trained cells, and when they learnt, whatever artifact they are for.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Arm, Block, ablation_records, blocks_of
+from .ablation_cells import BASELINES, DEFAULT_PATTERN, Arm, Block, ablation_records, blocks_of
 from .benchmark_tables import family_of
 from .claims import MINIMUM_SEEDS, Contrast, Finding, Status, contrast
 from .estimates import Estimate, estimate, extra_text, group, run_ids, scale_rank, unique
@@ -142,7 +142,8 @@ def scores_of(block: Block, arms: Iterable[Arm], benchmarks: Sequence[str]) -> t
 
 def frames_kept(records: Sequence[Record]) -> Finding:
     """C7: accuracy at 1024 against 32 frames, with and without the long stage, and its control."""
-    rows = unique(r for r in records if r.source == "measured" and r.metric == "score" and r.frames in (32, 1024))
+    found = unique(r for r in records if r.source == "measured" and _is_infinitevl(r) and "depth" not in r.extra)
+    rows = [record for record in found if record.metric == "score" and record.frames in (32, 1024)]
     if not rows:
         return Finding("no data")
     split = "official" if any(record.split == "official" for record in rows) else "synthetic"
@@ -168,7 +169,12 @@ def frames_kept(records: Sequence[Record]) -> Finding:
     if not complete:
         missing = missing or ["one benchmark with all stages at 32 and at 1024 frames"]
         return Finding("inconclusive", missing=tuple(missing), runs=run_ids(rows))
-    stages = {stage: [r for r in found if (r.benchmark or "") in complete] for stage, found in stages.items()}
+    floors = [r for r in found if r.metric in BASELINES and r.split == split and (r.scale or "") == scale]
+    learnt = [name for name in complete if _is_learnt(name, _at(stages["short"], 32), floors)]
+    if not learnt:
+        missing.append("a task that the short stage has learnt: above its baselines at 32 frames")
+        return Finding("inconclusive", missing=tuple(missing), runs=run_ids(rows))
+    stages = {stage: [r for r in found if (r.benchmark or "") in learnt] for stage, found in stages.items()}
     kept, kept_seeds = _difference(_at(stages["long"], 1024), _at(stages["long"], 32))
     lost, lost_seeds = _difference(_at(stages["short"], 1024), _at(stages["short"], 32))
     control, control_seeds = _difference(_at(stages["long"], 1024), _at(stages["control"], 1024))
@@ -188,6 +194,8 @@ def frames_kept(records: Sequence[Record]) -> Finding:
             ("long stage − control at 1024", control),
         )
     )
+    if left_out := sorted(set(complete) - set(learnt)):
+        effect += f"; not learnt at 32 frames, so left out: {', '.join(left_out)}"
     status: Status = "inconclusive"
     if not missing and kept[0] > -FRAME_MARGIN and lost[1] < 0 and control[0] > 0:
         full = split == "official" and scale == FULL_SCALE
@@ -195,6 +203,18 @@ def frames_kept(records: Sequence[Record]) -> Finding:
     elif not missing and (kept[1] < -FRAME_MARGIN or lost[0] > 0):
         status = "not reproduced"
     return Finding(status, effect, kept, "points", tuple(missing), run_ids(rows))
+
+
+def _is_infinitevl(record: Record) -> bool:
+    """Whether a record is of the arm that the claim is about, or of a checkpoint that names no arm."""
+    return record.mixer in (None, "gated_deltanet") and record.pattern in (None, DEFAULT_PATTERN)
+
+
+def _is_learnt(benchmark: str, scores: Sequence[Record], floors: Sequence[Record]) -> bool:
+    """Whether the interval of the scores lies above all baselines of the benchmark at as many frames."""
+    own = estimate([record for record in scores if record.benchmark == benchmark])
+    below = [r.value for r in floors if r.benchmark == benchmark and r.frames in {one.frames for one in scores}]
+    return not below or (own.value if own.low is None else own.low) > max(below)
 
 
 def _at(rows: Sequence[Record], frames: int) -> list[Record]:

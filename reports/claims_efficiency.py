@@ -54,7 +54,7 @@ def _latency_holds(curves: Curves) -> tuple[bool | None, str, list[str]]:
             missing.append(f"both models at about {context:,} tokens")
         else:
             ratios.append((theirs.value / ours.value, least))
-            effects.append(f"{theirs.value / ours.value:.2f} times faster at {context:,} (claimed {least})")
+            effects.append(f"{theirs.value / ours.value:.2f} times faster at about {context:,} (claimed {least})")
     if any(ratio < least for ratio, least in ratios) or (flat is not None and flat > 1.05):
         return False, ", ".join(effects), missing
     return (None if missing else True), ", ".join(effects), missing
@@ -109,7 +109,14 @@ def _transformer_falls(
 
 def memory_constant(records: Sequence[Record]) -> Finding:
     """C6: cache elements, and peak memory against context."""
-    cache = [r for r in _measured(records, "cache_elements", "context") if r.context == 32768]
+    # A number of elements depends on neither the device nor the type that they are kept in.
+    cache = unique(
+        r
+        for r in records
+        if (r.source, r.metric, r.context) == ("measured", "cache_elements", 32768)
+        and r.extra.get("batch", 1) == 1
+        and is_published_architecture(r)
+    )
     peak = [r for r in _measured(records, "peak_memory_gb", "context") if _is(r, HYBRID) and is_point(r)]
     rows = [*cache, *peak]
     if not rows:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Arm, arm_of
+from .ablation_cells import Arm, arm_of, trained_name
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
 from .figures import Theme, colour_of, end_label, new_figure, spread
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRAME_BENCHMARKS = ("Video-MME", "LongVideoBench")
+FRAME_STUDY = "infinitevl-bench ablate --study frame_scaling --scale small"
 FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
 
 
@@ -109,10 +110,18 @@ def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
 def frame_scaling(records: Sequence[Record]) -> Artifact:
     """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
     points = unique(
-        r for r in records if r.metric == "score" and r.frames is not None and r.benchmark and r.source == "measured"
+        r
+        for r in records
+        if r.metric == "score"
+        and r.frames is not None
+        and r.benchmark
+        and r.source == "measured"
+        # Scores of one depth are a part of the others.
+        and "depth" not in r.extra
     )
     series = group(
-        points, lambda r: (r.benchmark or "", r.split or "", r.model, extra_text(r, "stage") or "", r.scale or "")
+        points,
+        lambda r: (r.benchmark or "", r.split or "", trained_name(r), extra_text(r, "stage") or "", r.scale or ""),
     )
     columns = (
         Column("Benchmark", numeric=False),
@@ -137,7 +146,8 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
     absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
     missing = (
         Missing(
-            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames", None
+            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames",
+            FRAME_STUDY,
         ),
     )
     return Artifact(
@@ -156,29 +166,39 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
 
 
 def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
-    panels = group(sorted(points, key=lambda r: (r.benchmark or "", r.split or "")), lambda r: (r.benchmark, r.split))
-    figure, axes = new_figure(3.2, len(panels), sharey=True)
-    for axis, ((benchmark, split), here) in zip(axes, panels.items(), strict=True):
-        lines = group(here, lambda r: (r.model, extra_text(r, "stage") or ""))
+    """A panel a benchmark and model, a line a stage: what a stage does to one model is what is asked."""
+    panels = group(
+        sorted(points, key=lambda r: (r.benchmark or "", r.split or "", trained_name(r))),
+        lambda r: (r.benchmark, r.split, trained_name(r)),
+    )
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(2.6 * rows + 0.6, columns, rows, sharey=True)
+    stages = sorted({extra_text(r, "stage") or "" for r in points})
+    for axis, ((benchmark, split, name), here) in zip(axes, panels.items(), strict=False):
+        lines = group(here, lambda r: extra_text(r, "stage") or "")
         ends = []
-        for key in sorted(lines):
-            colour = colour_of(" ".join(key), theme, [" ".join(one) for one in lines])
+        for stage in sorted(lines):
+            colour = colour_of(stage, theme, stages)
             line = sorted(
-                (frames, estimate(same)) for frames, same in group(lines[key], lambda r: r.frames or 0).items()
+                (frames, estimate(same)) for frames, same in group(lines[stage], lambda r: r.frames or 0).items()
             )
             axis.plot([x for x, _ in line], [one.value for _, one in line], "o-", color=colour)
             for x, one in line:
                 if one.low is not None and one.high is not None:
                     axis.vlines(x, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
-            ends.append((line[-1][0], line[-1][1].value, " ".join(key), colour))
+            ends.append((line[-1][0], line[-1][1].value, stage or name, colour))
         axis.set_xscale("log", base=2)
         counts = sorted({record.frames or 0 for record in here})
         axis.set_xticks(counts, [str(count) for count in counts])
+        axis.minorticks_off()
         axis.set_xlim(counts[0] * 0.8, counts[-1] * 3)
         low, high = axis.get_ylim()
         heights = spread([y for _, y, _, _ in ends], (high - low) * 0.07)
-        for (x, _, name, colour), height in zip(ends, heights, strict=True):
-            end_label(axis, x, height, name, colour)
-        axis.set_title(f"{benchmark} ({split}), %")
+        for (x, _, label, colour), height in zip(ends, heights, strict=True):
+            end_label(axis, x, height, label, colour)
+        axis.set_title(f"{benchmark} ({split}), %\n{name}")
         axis.set_xlabel("frames")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     return figure

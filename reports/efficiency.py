@@ -10,7 +10,7 @@ from ..records import Record
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, unique
 from .published import BAR_METRICS, BAR_UNITS, HYBRID, TRANSFORMER
-from .tables import NOTHING, Cell, Column, Row, Table, estimate_cell, text_cell
+from .tables import NOTHING, Cell, Column, Row, Table, estimate_cell, text_cell, thousands
 
 BAR_TITLES = {metric: title for title, metric in BAR_METRICS.items()}
 CAVEAT = (
@@ -293,8 +293,6 @@ def _plain(record: Record | None) -> Cell:
 
 
 def _short(value: float) -> str:
-    from .figures import thousands
-
     return thousands(value) if abs(value) >= 1e4 else f"{value:.1f}"
 
 

@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 from ..records import Record
 from .efficiency import ESTIMATE, SeriesKey, canonical_model, in_order, is_full_size, series_key
 from .estimates import estimate, extra_text, group
-from .figures import GREY, MARKERS, WIDTH, Theme, colour_of, end_label, new_figure, shade, spread, thousands
+from .figures import (
+    GREY,
+    MARKERS,
+    WIDTH,
+    Theme,
+    colour_of,
+    end_label,
+    logarithmic_ticks,
+    new_figure,
+    shade,
+    spread,
+    wide,
+)  # fmt: skip
 from .published import BAR_UNITS, HYBRID, TRANSFORMER
+from .tables import binary, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,15 +186,53 @@ def _curves(panel: "Axes", points: Sequence[Record], axis: str, theme: Theme) ->
             ends.append((y[-1], _end_name(key), colour))
         else:
             inside.append((x[-1], y[-1], _end_name(key), colour))
-    panel.set_ylim(0, max(record.value for record in points) * 1.1)
-    panel.set_xlim(0, right * 1.28)
-    ticks = [tick for tick in panel.get_xticks() if tick <= right]
-    panel.set_xticks(ticks, [thousands(tick) for tick in ticks])
-    gap = panel.get_ylim()[1] * 0.12
-    for (x_end, _, name, colour), height in zip(inside, spread([y for _, y, _, _ in inside], gap), strict=True):
-        end_label(panel, x_end, height, name, colour)
-    for (_, name, colour), height in zip(ends, spread([y for y, _, _ in ends], gap, gap / 2), strict=True):
-        end_label(panel, right, height, name, colour)
+    _scale_axes(panel, [getattr(record, axis) for record in points], [record.value for record in points])
+    # Where labels lie is counted in shares of the axis, which is linear or not.
+    height_of, value_of = panel.transScale.transform, panel.transScale.inverted().transform
+    bottom, top = (height_of((1.0, limit))[1] for limit in panel.get_ylim())
+    gap = (top - bottom) * 0.11
+    for labels, floor in (([(right, *end) for end in ends], bottom + gap / 2), (inside, None)):
+        heights = spread([height_of((1.0, y))[1] for _, y, _, _ in labels], gap, floor)
+        for (x_end, _, name, colour), height in zip(labels, heights, strict=True):
+            if labels is inside and _room_right_of(panel, x_end, right) < ROOM_FOR_A_LABEL:
+                above = {"xytext": (2, 8), "ha": "right", "va": "bottom"}
+                end_label(panel, x_end, value_of((0.0, height))[1], name.replace("\n", ", "), colour, **above)
+            else:
+                end_label(panel, x_end, value_of((0.0, height))[1], name, colour)
+
+
+ROOM_FOR_A_LABEL = 0.14
+"""Share of the panel's width that the name of a line needs beside its end."""
+
+
+def _room_right_of(panel: "Axes", x: float, right: float) -> float:
+    """The share of the width from a place to where the longest lines end."""
+    place, end, first, last = (panel.transScale.transform((at, 1.0))[0] for at in (x, right, *panel.get_xlim()))
+    return float((end - place) / (last - first))
+
+
+def _scale_axes(panel: "Axes", x: Sequence[float], y: Sequence[float]) -> None:
+    """Limits and ticks, logarithmic where values span much, with room for labels on the right."""
+    left, right, low, high = min(x), max(x), min(y), max(y)
+    if wide(y):
+        panel.set_yscale("log")
+        panel.set_ylim(low / 1.4, high * 1.4)
+        panel.set_yticks(ticks := logarithmic_ticks(low / 1.2, high), [thousands(tick) for tick in ticks])
+    else:
+        panel.set_ylim(0, high * 1.1)
+    if wide(x):
+        panel.set_xscale("log", base=2)
+        panel.set_xlim(left / 1.2, right * (right / left) ** 0.3)
+        ticks = [2**power for power in range(40) if left <= 2**power <= right]
+        every = -(-len(ticks) // 8)
+        # Down from the longest, which is what is looked for.
+        ticks = ticks[::-1][::every]
+        panel.set_xticks(ticks, [binary(tick) for tick in ticks])
+    else:
+        panel.set_xlim(0, right * 1.28)
+        ticks = [tick for tick in panel.get_xticks() if tick <= right]
+        panel.set_xticks(ticks, [thousands(tick) for tick in ticks])
+    panel.minorticks_off()
 
 
 def _end_name(key: SeriesKey) -> str:

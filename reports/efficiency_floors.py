@@ -11,8 +11,8 @@ from ..records import Record
 from .artifacts import Artifact, Missing, describe
 from .efficiency import COMMANDS, SeriesKey, canonical_model, is_full_size, series_key, series_label
 from .estimates import extra_text, group, run_ids, scale_rank, unique
-from .figures import Theme, colour_of, new_figure, thousands
-from .tables import Cell, Column, Row, Table, number_cell, text_cell
+from .figures import Theme, colour_of, logarithmic_ticks, new_figure, wide
+from .tables import Cell, Column, Row, Table, number_cell, text_cell, thousands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +134,14 @@ def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
         shown += [p for p in positions if 4 * shown[0] < p < shown[-1] / 4][::3]
         panel.set_xticks(shown, [thousands(position) for position in shown])
         # Room above the lines for the legend.
-        panel.set_ylim(0, top * 1.15 + 0.2 * top * len(series))
+        if wide([1.0, top]):
+            panel.set_yscale("log")
+            panel.set_ylim(0.8, top ** (1.2 + 0.14 * len(series)))
+            ticks = logarithmic_ticks(1.0, 2 * top)
+            panel.set_yticks(ticks, [thousands(tick) for tick in ticks])
+            panel.minorticks_off()
+        else:
+            panel.set_ylim(0, top * 1.15 + 0.2 * top * len(series))
         panel.set_title(f"{TASKS[metric][0]}: time over floor")
         panel.set_xlabel("tokens" if TASKS[metric][1] == "context" else "frames")
         panel.legend(fontsize=6.5, loc="upper left")

@@ -5,6 +5,7 @@ of colour blindness tell apart, and each arm keeps its colour across figures. Li
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,22 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **grid: Any) -> "
     return figure, [axis for line in axes for axis in line]
 
 
+LOGARITHMIC_FROM = 20
+"""Largest over smallest value from which an axis is logarithmic: nearer ones can be told apart on a linear one."""
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether values span so much that the small ones would lie on each other on a linear axis."""
+    return min(values) > 0 and max(values) / min(values) >= LOGARITHMIC_FROM
+
+
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from ``low`` to ``high``; powers of ten alone where those would be many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    return [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
+
+
 def end_label(axis: "Axes", x: float, y: float, text: str, colour: str, **where: Any) -> None:
     """Name a line where it ends."""
     options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "ha": "left", "fontsize": 8, **where}
@@ -132,14 +149,6 @@ def spread(positions: Sequence[float], gap: float, floor: float | None = None) -
         placed[index] = max(placed[index], least or 0.0)
         least = placed[index] + gap
     return placed
-
-
-def thousands(value: float) -> str:
-    """A count in short: 52M, 32K, 800."""
-    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _style(theme: Theme) -> Any:

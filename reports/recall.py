@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Block, ablation_records, arm_of, blocks_of
+from .ablation_cells import Block, ablation_records, arm_of, blocks_of, trained_name
 from .artifacts import Artifact, Missing, describe
+from .curves import FRAME_STUDY
 from .estimates import estimate, extra_text, group, run_ids, unique
-from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread, thousands
-from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell
+from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread
+from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ def depth_frames(records: Sequence[Record]) -> Artifact:
         caption=_caption("Depth is where in the video the answer stands: 0 % is its start.", found),
         tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
         figure=(lambda theme: _heat_map(panels, theme)) if rows else None,
-        missing=() if rows else (Missing("Scores by depth of the answer", None),),
+        missing=() if rows else (Missing("Scores by depth of the answer", FRAME_STUDY),),
         runs=run_ids(found),
     )
 
@@ -129,7 +130,7 @@ def _depth(record: Record) -> float | None:
 
 
 def _panel(record: Record) -> tuple[str, str, str, str]:
-    return record.benchmark or "", record.model, extra_text(record, "stage") or "", record.split or ""
+    return record.benchmark or "", trained_name(record), extra_text(record, "stage") or "", record.split or ""
 
 
 def _row(cells: tuple[object, ...], same: Sequence[Record]) -> Row:
@@ -203,7 +204,8 @@ def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
 
 
 def _heat_map(panels: dict[tuple[str, str, str, str], list[Record]], theme: Theme) -> "Figure":
-    columns = min(len(panels), 2)
+    # Three stages of an arm stand side by side.
+    columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(2.8 * rows, columns, rows)
     for axis, (key, here) in zip(axes, panels.items(), strict=False):
@@ -218,13 +220,14 @@ def _heat_map(panels: dict[tuple[str, str, str, str], list[Record]], theme: Them
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 ink = "#FFFFFF" if value < 55 else "#1B1F24"
-                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color=ink)
         axis.set_xticks(range(len(frames)), [str(count) for count in frames])
         axis.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
         axis.grid(visible=False)
         axis.set_xlabel("frames")
         axis.set_ylabel("depth of the answer")
-        axis.set_title(" ".join(part for part in key if part) + ", %")
+        benchmark, name, stage, split = key
+        axis.set_title(f"{benchmark} ({split}), %\n{name} {stage}".rstrip(), fontsize=7)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     return figure

@@ -49,6 +49,8 @@ class Cell:
         """The interval as text, with the digits of the value; empty without one."""
         if self.low is None or self.high is None:
             return ""
+        if re.fullmatch(r"[\d.]+[KMB]", self.text):
+            return f"[{thousands(self.low)}, {thousands(self.high)}]"
         digits = len(self.text.partition(".")[2]) if re.fullmatch(r"[\d.,]+", self.text) else 1
         return f"[{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
@@ -95,6 +97,22 @@ class Table:
         data["source"] = [row.kind for row in self.rows]
         data["runs"] = [" ".join(row.runs) for row in self.rows]
         return pd.DataFrame(data, dtype=object)
+
+
+def thousands(value: float) -> str:
+    """A count in short: 52M, 32K, 800."""
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def binary(value: float) -> str:
+    """A power of two in short, as contexts are named: 64K are 65,536 tokens, 1M are 1,048,576."""
+    for limit, letter in ((2**20, "M"), (2**10, "K")):
+        if value >= limit and value % limit == 0:
+            return f"{value // limit:.0f}{letter}"
+    return f"{value:.0f}"
 
 
 def text_cell(text: str) -> Cell:

@@ -68,5 +68,10 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def found_so_far(verdicts: Sequence[Verdict]) -> str:
+    """What the shipped records say of each claim that they decide, as the list that README shows under the table."""
+    return "".join(f"- **{one.claim}** · {markdown_text(one.effect)}.\n" for one in verdicts if one.decided)
+
+
 def _code(command: str | None) -> str:
     return f"`{command}`" if command else "no command of this version measures it yet"

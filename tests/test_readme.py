@@ -6,14 +6,17 @@ from infinitevl_bench.files import package_path
 from infinitevl_bench.records import measured_records
 from infinitevl_bench.reports.claims import CLAIMS, judge_all
 from infinitevl_bench.reports.published import published_records
-from infinitevl_bench.reports.verdicts import claims_table
+from infinitevl_bench.reports.verdicts import claims_table, found_so_far
 
 README = package_path("README.md")
 
 
 def test_the_claim_table_is_what_the_shipped_records_say() -> None:
-    table = claims_table(judge_all([*published_records(), *measured_records(None)]))
+    verdicts = judge_all([*published_records(), *measured_records(None)])
+    table = claims_table(verdicts)
     text = README.read_text(encoding="utf-8")
+    found = found_so_far(verdicts)
+    assert found in text, f"put this into README.md, below its claim table:\n{found}"
     assert table in text, f"put this into README.md, in the place of its claim table:\n{table}"
     assert [row.split(" |")[0].strip("| ") for row in table.splitlines()[2:]] == list(CLAIMS)
 

@@ -121,20 +121,25 @@ class PageSet:
 
     def order(self, seed: int, batch_size: int) -> Callable[[int], Tensor]:
         """Return ``step → page indices [B]``: every epoch is a permutation of its own, drawn from the seed."""
-        per_epoch = len(self) // batch_size
-        if per_epoch == 0:
-            raise ValueError(f"{len(self)} pages make no batch of {batch_size}")
+        return page_order(len(self), seed, batch_size, self.starts.device)
 
-        @lru_cache(maxsize=1)
-        def permutation(epoch: int) -> Tensor:
-            generator = torch.Generator().manual_seed(hash_seed(seed, epoch))
-            return torch.randperm(len(self), generator=generator).to(self.starts.device)
 
-        def indices_of(step: int) -> Tensor:
-            epoch, position = divmod(step, per_epoch)
-            return permutation(epoch)[position * batch_size : (position + 1) * batch_size]
+def page_order(count: int, seed: int, batch_size: int, device: torch.device) -> Callable[[int], Tensor]:
+    """``step → indices [B]`` of ``count`` samples: every epoch is a permutation of its own, drawn from the seed."""
+    per_epoch = count // batch_size
+    if per_epoch == 0:
+        raise ValueError(f"{count} pages make no batch of {batch_size}")
 
-        return indices_of
+    @lru_cache(maxsize=1)
+    def permutation(epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(hash_seed(seed, epoch))
+        return torch.randperm(count, generator=generator).to(device)
+
+    def indices_of(step: int) -> Tensor:
+        epoch, position = divmod(step, per_epoch)
+        return permutation(epoch)[position * batch_size : (position + 1) * batch_size]
+
+    return indices_of
 
 
 def page_set_key(spec: PageSetSpec) -> str:

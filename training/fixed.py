@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,10 @@ class FixedPages:
     def __len__(self) -> int:
         return len(self.pages)
 
+    def order(self, seed: int, batch_size: int) -> Callable[[int], Tensor]:
+        """The set's own order: ``step → page indices [B]``."""
+        return self.pages.order(seed, batch_size)
+
     def batch(self, indices: Tensor) -> FixedBatch:
         """The pages ``indices`` ``[B]``."""
         tensors, starts = self.pages.tensors, self.pages.starts[indices].unsqueeze(1)
@@ -139,13 +143,25 @@ def exact_answers(model: Any, pages: FixedPages, batch_size: int = 256) -> Tenso
     return torch.cat(found)
 
 
+class Samples(Protocol):
+    """What is trained on: numbered samples whose batches have one shape and look at no value."""
+
+    def order(self, seed: int, batch_size: int) -> Callable[[int], Tensor]:
+        """``step → indices [B]``."""
+        ...
+
+    def batch(self, indices: Tensor) -> FixedBatch:
+        """The samples ``indices`` ``[B]``."""
+        ...
+
+
 class FixedTraining:
     """One run: a model, its pages and AdamW; `run` trains it.
 
     Args:
         model: on its device; its vision tower is frozen, its mixers take the torch backend (kernels that compile or
             tune themselves would do so within the capture).
-        pages: on the same device.
+        pages: on the same device, or videos.
         arguments: hyper-parameters; precision must be "no". ``length_groups`` does not matter: all pages are padded.
         folder: gets ``metrics.jsonl`` and the checkpoint.
         data_key: names the pages.
@@ -157,7 +173,7 @@ class FixedTraining:
     def __init__(
         self,
         model: Any,
-        pages: FixedPages,
+        pages: Samples,
         arguments: TrainArguments,
         folder: RunFolder,
         data_key: str,
@@ -171,7 +187,7 @@ class FixedTraining:
         self.model, self.pages, self.arguments, self.folder = model, pages, arguments, folder
         self.probe, self.probe_every, self.on_step = probe, probe_every, on_step
         self.data_key = f"{data_key}-{arguments.seed}-{arguments.batch_size}-fixed"
-        self.order = pages.pages.order(arguments.seed, arguments.batch_size)
+        self.order = pages.order(arguments.seed, arguments.batch_size)
         model.model.visual.requires_grad_(False)
         for module in model.modules():
             if isinstance(module, TokenMixer):

@@ -35,14 +35,20 @@ def _pixel_statistics() -> tuple[list[float], list[float]]:
 
 
 def patches_of(pictures: Tensor) -> Tensor:
-    """Cut pictures ``[B, height, width, 3]`` in grey levels into patches ``[B, P, 1176]``, as the processor does."""
-    B, height, width, _ = pictures.shape
+    """Cut pictures in grey levels into patches ``[B, P, 1176]``, as the processor does.
+
+    Args:
+        pictures: ``[B, height, width, 3]``, or the two frames of a moment of a video, ``[B, 2, height, width, 3]``.
+    """
+    *_, height, width, _ = pictures.shape
     side, merge, frames = TOWER["patch_size"], TOWER["spatial_merge_size"], TOWER["temporal_patch_size"]
+    if pictures.ndim == 4:
+        pictures = pictures.unsqueeze(1).expand(-1, frames, -1, -1, -1)
     mean, deviation = (pictures.new_tensor(values, dtype=torch.float32) for values in _pixel_statistics())
     pixels = (pictures.float() / 255 - mean) / deviation
     rows, columns = height // (side * merge), width // (side * merge)
-    pixels = pixels.view(B, rows, merge, side, columns, merge, side, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
-    return pixels.unsqueeze(6).expand(*[-1] * 6, frames, -1, -1).reshape(B, rows * columns * merge**2, -1)
+    pixels = pixels.view(-1, frames, rows, merge, side, columns, merge, side, 3)
+    return pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(len(pixels), rows * columns * merge**2, -1)
 
 
 class _Frame(NamedTuple):
@@ -67,12 +73,12 @@ def _frame(height: int, width: int, device: torch.device) -> _Frame:
 
 
 def batched_features(tower: Any, pictures: Tensor) -> Tensor:
-    """The tower's features ``[B, cells, D]`` of pictures of one size.
+    """The tower's features ``[B, cells, D]`` of pictures of one size, as `patches_of` takes them.
 
     The same function as the tower's own forward, which attends to one window after another: in training that would be
     thousands of small kernels a step.
     """
-    B, height, width, _ = pictures.shape
+    B, *_, height, width, _ = pictures.shape
     frame = _frame(height, width, pictures.device)
     projection = tower.patch_embed.proj.weight
     hidden = F.linear(patches_of(pictures), projection.flatten(1))

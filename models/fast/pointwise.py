@@ -51,8 +51,15 @@ def gated_head_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tens
     return normed * F.silu(gate)
 
 
+MOST_SHAPES = 256
+"""Shapes that a function may be compiled for in one process. torch gives up after eight by default, with an error; each
+size of chunk, frame, batch and model is one here, and kernels of fixed shape are the point of it."""
+
+
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # A patch around each call would cost ten times the call.
+    torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 

@@ -13,9 +13,9 @@ STUDENT = {"--mixer", "--swa-ratio", "--pattern", "--window"}
 PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs", "--out")
 COMMANDS = {
     ("ablate",): {
-        "--study", "--arm", "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe", "--match",
-        "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell", "--device",
-        "--runs",
+        "--study", "--arm", "--frames", "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe",
+        "--match", "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell",
+        "--device", "--runs",
     },
     ("train", "distill-layers"): TRAIN | STUDENT | {"--teacher"},
     ("train", "distill-logits"): TRAIN | STUDENT | {"--teacher", "--model"},

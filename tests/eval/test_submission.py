@@ -64,7 +64,7 @@ def test_mmbenchs_server_gets_a_spreadsheet_without_formulas(tmp_path: Path) -> 
 
 
 def test_a_suite_is_one_model_on_all_its_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = eval_command((), "video", request(tmp_path, limit=2, blind=False, frames=4))
+    results = eval_command((), "video", request(tmp_path, limit=2, blind=False, frames=(4,)))
     assert [result.benchmark.name for result in results] == ["Video-MME", "LongVideoBench"]
     for result in results:
         (record,) = result.records

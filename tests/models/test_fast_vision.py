@@ -6,6 +6,7 @@ import pytest
 import torch
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.fast.merge import merged
+from infinitevl_bench.models.fast.pointwise import fused, rms_norm
 from infinitevl_bench.models.fast.vision import FastVisionTower
 from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
@@ -77,3 +78,11 @@ def test_on_a_gpu_in_16_bit(grid: tuple[int, int]) -> None:
     found = FastVisionTower(visual, grid)(patches.bfloat16())[0]
     # As near to float32 as transformers' own tower in 16 bit is, within a third.
     assert (found.float() - expected).norm() <= 1.33 * (theirs.float() - expected).norm()
+
+
+@pytest.mark.gpu
+def test_more_shapes_than_torch_compiles_by_default() -> None:
+    weight = torch.rand(16, device="cuda")
+    for rows in range(1, 13):
+        x = torch.randn(rows, 16, device="cuda")
+        torch.testing.assert_close(fused(rms_norm, x, weight, 1e-6), rms_norm(x, weight, 1e-6))

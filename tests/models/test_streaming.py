@@ -12,6 +12,8 @@ from infinitevl_bench.models.processor import load_processor
 from infinitevl_bench.models.streaming import AFTER, BEFORE, StreamingSession
 from PIL import Image
 
+from .trained_positions import Seen, Text, trained_positions
+
 SIZE = (56, 84)
 
 
@@ -29,20 +31,6 @@ def model(pattern: str = "SLLL") -> Any:
     return new_model(get_preset("tiny", pattern=pattern), 0).eval()
 
 
-def video_positions(before: int, frames: int, rows: int, columns: int, after: int, rate: float) -> torch.Tensor:
-    """``[3, 1, T]`` as Qwen2.5-VL was trained: the text after a video goes on after its largest position.
-
-    Written out, because transformers' `get_rope_index` (seen in 5.24) goes on after its rows and columns alone.
-    """
-    text = [[t, t, t] for t in range(before)]
-    video = [
-        [before + int(2 * frame / rate), before + row, before + column]
-        for frame in range(frames) for row in range(rows) for column in range(columns)
-    ]  # fmt: skip
-    start = max(max(place) for place in video) + 1
-    return torch.tensor(text + video + [[start + t] * 3 for t in range(after)]).T[:, None]
-
-
 @torch.no_grad()
 def expected_answer(net: Any, processor: Any, shown: list[Image.Image], rate: float, question: str, new: int) -> str:
     """By whole passes over one video whose frames are each doubled, as a picture is."""
@@ -52,6 +40,7 @@ def expected_answer(net: Any, processor: Any, shown: list[Image.Image], rate: fl
     before = tokenizer(BEFORE, add_special_tokens=False)["input_ids"]
     after = tokenizer(AFTER.format(question=question), add_special_tokens=False)["input_ids"]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    watched = Seen(len(shown), rows // 2, columns // 2, 2 / rate)
     written: list[int] = []
     while len(written) < new and end not in written:
         tail = [*after, *written]
@@ -59,7 +48,7 @@ def expected_answer(net: Any, processor: Any, shown: list[Image.Image], rate: fl
         ids = torch.tensor([[*before, *[net.config.video_token_id] * tokens, *tail]])
         logits = net(
             input_ids=ids,
-            position_ids=video_positions(len(before), len(shown), rows // 2, columns // 2, len(tail), rate),
+            position_ids=trained_positions(Text(len(before)), watched, Text(len(tail)))[:, None],
             pixel_values_videos=seen["pixel_values"],
             video_grid_thw=torch.tensor([[len(shown), rows, columns]]),
         ).logits

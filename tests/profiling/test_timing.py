@@ -1,8 +1,12 @@
 """Timing: turns, repeats, percentiles; and what is noted of the device."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
+from infinitevl_bench.profiling import environment
 from infinitevl_bench.profiling.environment import device_state, warnings_of
 from infinitevl_bench.profiling.timing import Samples, time_in_turn
 
@@ -44,7 +48,7 @@ def test_the_device_is_noted() -> None:
 @pytest.mark.parametrize(
     ("notes", "count"),
     [
-        ({"warning": "another process uses this GPU", "throttle_reasons": "0x0000000000000001"}, 1),
+        ({"warning": "1 other process on this GPU", "throttle_reasons": "0x0000000000000001"}, 1),
         ({"throttle_reasons": "0x0000000000000004"}, 1),
         ({"throttle_reasons": "0x0000000000000000"}, 0),
         ({}, 0),
@@ -52,6 +56,19 @@ def test_the_device_is_noted() -> None:
 )
 def test_what_a_reader_must_know_is_said(notes: dict[str, str], count: int) -> None:
     assert len(warnings_of(dict(notes))) == count
+
+
+def test_only_processes_of_others_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child may compile kernels on the card; init is nobody's child here; a number that is not ours says nothing."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        seen = f"{os.getpid()}\n{child.pid}\n1\n"
+        monkeypatch.setattr(environment, "_ask", lambda query: seen)
+        assert environment._other_processes() == {1}
+        monkeypatch.setattr(environment, "_ask", lambda query: "4194305\n")
+        assert environment._other_processes() == set()
+    finally:
+        child.communicate(b"\n")
 
 
 @pytest.mark.gpu

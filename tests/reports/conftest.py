@@ -1,11 +1,20 @@
 """Made-up measurements, shaped like those that runs write."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from infinitevl_bench import records as records_module
 from infinitevl_bench.records import Record
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the package brings changes with every study; these tests bring their own."""
+    monkeypatch.setattr(records_module, "SHIPPED", tmp_path / "nothing shipped")
+
 
 BENCHMARKS = ("DocVQA", "TextVQA", "OCRBench")
 

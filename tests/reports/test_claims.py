@@ -375,13 +375,12 @@ def test_what_no_compared_arm_learnt_says_nothing(name: str, status: str, make: 
     assert none.status == "inconclusive"
     assert "learnt" in none.missing[0]
     # Three seeds of five of one arm, whichever it is, are enough; two are not.
-    for mixer, pattern in {(r.mixer, r.pattern) for r in records}:
-        few, many = (
-            learning(records, lambda r, n=n: (r.mixer, r.pattern) == (mixer, pattern) and r.seed < n)  # type: ignore[misc]
-            for n in (2, 3)
-        )
-        assert verdict_on(name, records + many).status == status
-        assert verdict_on(name, records + few).status == "inconclusive"
+    for arm in {(r.mixer, r.pattern) for r in records}:
+        for seeds, expected in ((3, status), (2, "inconclusive")):
+            own = [r for r in records if (r.mixer, r.pattern) == arm and (r.seed or 0) < seeds]
+            others = [r for r in records if r not in own]
+            said = learning(own, lambda r: True) + learning(others, lambda r: False)
+            assert verdict_on(name, records + said).status == expected
 
 
 def test_a_benchmark_at_the_floor_does_not_dilute_a_mean(make: SimpleNamespace) -> None:

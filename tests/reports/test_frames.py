@@ -1,0 +1,94 @@
+"""The study of frames in the report and in its verdict: arms, stages and tasks are kept apart."""
+
+from types import SimpleNamespace
+
+import pytest
+from infinitevl_bench.records import Record
+from infinitevl_bench.reports.artifacts import make_artifact
+from infinitevl_bench.reports.claims import judge
+from infinitevl_bench.reports.figures import render
+
+STAGES = {"short": (90.0, 60.0), "long": (91.0, 90.0), "control": (92.0, 65.0)}
+DEPTHS = (0.0, 0.5, 1.0)
+HYBRID = {"mixer": "gated_deltanet", "pattern": "SLLL", "model": "tiny", "artifact": "fig_frames"}
+FULL = {"mixer": "none", "pattern": "F", "model": "tiny", "artifact": "fig_frames"}
+NOISE = (0.0, 0.4, -0.4, 0.2, -0.2)
+
+
+def study(make: SimpleNamespace, shift: float = 0.0, benchmark: str = "VideoNeedle", **arm: str) -> list[Record]:
+    """Records as the study writes them: scores by frames and stage, and those of each depth, around the same mean."""
+    records = []
+    for stage, both in STAGES.items():
+        for frames, mean in zip((32, 1024), both, strict=True):
+            seeds = {(stage, frames): [mean + shift + noise for noise in NOISE]}
+            records += make.framed(seeds, benchmark=benchmark, **arm)
+            for number, depth in enumerate(DEPTHS):
+                moved = {key: [value + 5 * (number - 1) for value in values] for key, values in seeds.items()}
+                records += make.framed(moved, benchmark=benchmark, extra={"depth": depth}, **arm)
+    return records
+
+
+def baselines(make: SimpleNamespace, benchmark: str, value: float) -> list[Record]:
+    return [
+        record
+        for metric in ("blind", "page_value")
+        for record in make.framed({("short", 32): [value] * 5}, metric=metric, benchmark=benchmark, **HYBRID)
+    ]
+
+
+def of_run(records: list[Record], name: str) -> list[Record]:
+    return [record.model_copy(update={"run_id": f"{name}-{record.run_id}"}) for record in records]
+
+
+def test_the_verdict_is_on_the_hybrid_alone_and_on_scores_over_all_depths(make: SimpleNamespace) -> None:
+    alone = judge("C7", study(make, **HYBRID))
+    assert alone.status == "reproduced at small scale"
+    assert "1024 − 32 frames: -1.0 points" in alone.effect
+    falling = [r.model_copy(update={"value": 5.0}) for r in study(make, **FULL) if r.frames == 1024]
+    others = of_run([r for r in study(make, **FULL) if r.frames == 32] + falling, "full")
+    assert judge("C7", study(make, **HYBRID) + others).effect == alone.effect
+    assert judge("C7", others).status == "no data"
+
+
+def test_tasks_that_were_not_learnt_decide_nothing(make: SimpleNamespace) -> None:
+    needle = study(make, **HYBRID) + baselines(make, "VideoNeedle", 12.5)
+    guessed = of_run(study(make, -60.0, "VideoOrder", **HYBRID), "order") + baselines(make, "VideoOrder", 50.0)
+    both = judge("C7", needle + guessed)
+    assert both.status == "reproduced at small scale"
+    assert both.effect == judge("C7", needle).effect + "; not learnt at 32 frames, so left out: VideoOrder"
+    nothing = judge("C7", guessed)
+    assert nothing.status == "inconclusive"
+    assert "a task that the short stage has learnt" in nothing.missing[0]
+
+
+@pytest.mark.parametrize("seeds", [4, 5])
+def test_five_seeds_are_needed(seeds: int, make: SimpleNamespace) -> None:
+    found = judge("C7", [record for record in study(make, **HYBRID) if (record.seed or 0) < seeds])
+    assert (found.status == "inconclusive") == (seeds < 5)
+
+
+def test_the_table_of_frames_has_a_row_an_arm_and_stage_and_no_depths(make: SimpleNamespace) -> None:
+    records = study(make, **HYBRID) + of_run(study(make, -10.0, **FULL), "full")
+    artifact = make_artifact("fig_frames", records)
+    (table,) = artifact.tables
+    rows = [tuple(cell.text for cell in row.cells) for row in table.rows]
+    assert len(rows) == 2 * 3 * 2
+    assert ("tiny, Gated DeltaNet SLLL", "short", "1,024") in {row[1:4] for row in rows}
+    values = {row[1:4]: row[4] for row in rows}
+    assert values["tiny, Gated DeltaNet SLLL", "short", "1,024"].startswith("60.0")
+    assert values["tiny, Full attention", "long", "32"].startswith("81.0")
+    assert artifact.figure is not None
+    assert render(artifact.figure, "png")
+
+
+def test_the_heat_map_has_a_panel_an_arm_and_stage(make: SimpleNamespace) -> None:
+    records = study(make, **HYBRID) + of_run(study(make, -10.0, **FULL), "full")
+    artifact = make_artifact("depth_frames", records)
+    (table,) = artifact.tables
+    rows = [tuple(cell.text for cell in row.cells) for row in table.rows]
+    assert len(rows) == 2 * 3 * 2 * len(DEPTHS)
+    values = {row[1:5]: row[5] for row in rows}
+    assert values["tiny, Gated DeltaNet SLLL", "short", "32", "0%"].startswith("85.0")
+    assert values["tiny, Gated DeltaNet SLLL", "short", "32", "100%"].startswith("95.0")
+    assert artifact.figure is not None
+    assert render(artifact.figure, "png")
