@@ -179,13 +179,15 @@ def facts(spec: RunSpec, model: Any, device: str, result: TrainResult) -> tuple[
         "seed": arguments["seed"],
         "scale": arguments["scale"],
         "device": device_name(device),
-        "steps": result.steps,
+        # A cell that diverged stands beside those that did not, at the steps that it was to have.
+        "steps": result.steps if result.status == "ok" else arguments["training"]["steps"],
         "parameters": count_parameters(model.config),
         "state_elements": state_elements(model.config),
         "run_id": spec.id,
     }
     notes: dict[str, Scalar] = {
         "status": result.status,
+        "steps_done": result.steps,
         "recipe": arguments["recipe"],
         "match": arguments["match"],
         "unmatched": arm_config(spec).unmatched,

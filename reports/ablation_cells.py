@@ -15,6 +15,7 @@ MIXER_NAMES = {
     "none": "No linear mixer",
 }  # fmt: skip
 BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
+LEARNING = ("learnt", "steps_to_threshold")
 DEFAULT_PATTERN = "SLLL"
 CONTROL_PATTERNS = {"S": "Sliding window only", "F": "Full attention"}
 
@@ -101,8 +102,11 @@ def trained_name(record: Record) -> str:
 
 
 def ablation_records(records: Sequence[Record]) -> list[Record]:
-    """The measured scores and baselines of trained cells, whatever artifact they were written for."""
-    metrics = {"score", *BASELINES}
+    """The measured scores and baselines of trained cells, and when they learnt, whatever artifact they are for.
+
+    Cells that only chose a learning rate are none of them.
+    """
+    metrics = {"score", *BASELINES, *LEARNING}
     return unique(
         r
         for r in records
@@ -111,6 +115,7 @@ def ablation_records(records: Sequence[Record]) -> list[Record]:
         and r.pattern
         and r.benchmark
         and r.frames is None
+        and r.extra.get("role") != "validation"
         and r.artifact in ("ablation", "table3", "table4")
     )
 

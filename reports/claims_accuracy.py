@@ -1,4 +1,4 @@
-"""Judges of the claims that rest on scores: mixers, ratios, frames."""
+"""Judges of the claims on ratios and frames, and what all judges of trained cells share."""
 
 import itertools
 import math
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import BASELINES, DEFAULT_PATTERN, MIXER_NAMES, Arm, Block, ablation_records, blocks_of
+from .ablation_cells import BASELINES, DEFAULT_PATTERN, Arm, Block, ablation_records, blocks_of
 from .benchmark_tables import family_of
 from .claims import MINIMUM_SEEDS, Contrast, Finding, Status, contrast
 from .estimates import Estimate, estimate, extra_text, group, run_ids, scale_rank, unique
+from .learnt import benchmarks_that_count
 
-CLAIM_BENCHMARKS = ("DocVQA", "TextVQA", "OCRBench")
 TEXT_RICH = frozenset({"docvqa", "textvqa", "ocrbench", "chartqa"})
 REASONING = frozenset({"mmmu", "mathvista"})  # neither text-rich nor general, though table 2 holds them
 RATIO_PATTERNS = {"0": "L", "1/8": "SLLLLLLL", "1/4": "SLLL", "1/2": "SL"}
@@ -32,24 +32,15 @@ class Judged:
     interval: tuple[float, float] | None
     missing: tuple[str, ...]
     records: tuple[Record, ...]
-
-
-def mixers_ranked(records: Sequence[Record]) -> Finding:
-    """C1: Gated DeltaNet against Mamba-2 and GLA."""
-    return _first_deciding(records, _rank_mixers)
-
-
-def linear_attention_converges(records: Sequence[Record]) -> Finding:
-    """C2: the share of seeds in which bare linear attention learns nothing."""
-    return _first_deciding(records, _share_unconverged)
+    unit: str = "points"
 
 
 def ratio_rises(records: Sequence[Record]) -> Finding:
     """C3: text-rich score against the share of sliding-window layers."""
-    return _first_deciding(records, _ratio_effects)
+    return first_deciding(records, _ratio_effects)
 
 
-def _first_deciding(records: Sequence[Record], judge_block: Callable[[Block], Judged | None]) -> Finding:
+def first_deciding(records: Sequence[Record], judge_block: Callable[[Block], Judged | None]) -> Finding:
     """The verdict of the first complete block of a scale that may decide; else what the first block at all says.
 
     Only completeness chooses the block, never what it says.
@@ -64,108 +55,12 @@ def _first_deciding(records: Sequence[Record], judge_block: Callable[[Block], Ju
             status: Status = found.status
             if status == "reproduced" and not (block.scale == FULL_SCALE and block.split == "official"):
                 status = "reproduced at small scale"
-            return Finding(status, found.effect, found.interval, "points", found.missing, run_ids(found.records))
+            return Finding(status, found.effect, found.interval, found.unit, found.missing, run_ids(found.records))
     block, found = judged[0]
     reasons = list(found.missing)
     if scale_rank(block.scale) < DECIDING_SCALE:
         reasons.insert(0, TINY if block.scale == "tiny" else f"scale {block.scale} decides no claim")
-    return Finding("inconclusive", found.effect, found.interval, "points", tuple(reasons), run_ids(found.records))
-
-
-def _rank_mixers(block: Block) -> Judged | None:
-    arms = {mixer: main_arm(block, mixer, DEFAULT_PATTERN) for mixer in ("gated_deltanet", "mamba2", "gla")}
-    if arms["gated_deltanet"] is None and arms["mamba2"] is None and arms["gla"] is None:
-        return None
-    missing = [f"{MIXER_NAMES[mixer]} with pattern SLLL" for mixer, arm in arms.items() if arm is None]
-    lacking = [name for name in CLAIM_BENCHMARKS if name not in block.benchmarks]
-    if lacking:
-        missing.append(f"scores on {', '.join(lacking)}")
-    present = {mixer: arm for mixer, arm in arms.items() if arm is not None}
-    used = _scores_of(block, present.values(), CLAIM_BENCHMARKS)
-    if missing:
-        return Judged("inconclusive", "", None, tuple(missing), used)
-    means = {mixer: seed_means(block, arm, CLAIM_BENCHMARKS) for mixer, arm in present.items()}
-    shared = set.intersection(*(set(scores) for scores in means.values()))
-    if len(shared) < MINIMUM_SEEDS:
-        missing.append(f"{MINIMUM_SEEDS} seeds that all three arms share (found {len(shared)})")
-    if len(shared) < 2:
-        return Judged("inconclusive", "", None, tuple(missing), used)
-    rivals = ("mamba2", "gla")
-    overall = [
-        contrast(f"Gated DeltaNet − {MIXER_NAMES[rival]}", means["gated_deltanet"], means[rival]) for rival in rivals
-    ]
-    single = [
-        contrast(name, seed_means(block, present["gated_deltanet"], [name]), seed_means(block, present[rival], [name]))
-        for rival in rivals
-        for name in CLAIM_BENCHMARKS
-    ]
-    worst = min(overall, key=lambda one: one.mean)
-    status: Status = "inconclusive"
-    if not missing and all(one.low > 0 for one in overall) and not any(one.high < 0 for one in single):
-        status = "reproduced"
-    elif not missing and any(one.high < 0 for one in overall):
-        status = "not reproduced"
-    effect = "; ".join(one.text for one in overall)
-    return Judged(status, effect, (worst.low, worst.high), tuple(missing), used)
-
-
-def _share_unconverged(block: Block) -> Judged | None:
-    candidates = [arm for arm in block.arms() if arm.mixer == "linear_attention" and arm.pattern == DEFAULT_PATTERN]
-    if not candidates:
-        return None
-    benchmarks = [name for name in block.benchmarks if family_of(name) in TEXT_RICH]
-    bare = next((arm for arm in sorted(candidates) if arm.variant == "bare"), None)
-    arm = bare or sorted(candidates)[0]
-    control = main_arm(block, "gated_deltanet", DEFAULT_PATTERN)
-    blind = {name: found.value for name in benchmarks if (found := block.baseline("blind", name)) is not None}
-    missing = [] if bare else ["linear attention without convolution, norm and gate (variant bare)"]
-    if control is None:
-        missing.append("Gated DeltaNet under the same recipe")
-    if not benchmarks or set(blind) != set(benchmarks):
-        missing.append("text-rich scores with the baseline that never sees the picture")
-        return Judged("inconclusive", "", None, tuple(missing), tuple(block.arms()[arm]))
-    floor = float(np.mean(list(blind.values())))
-    failed = _unconverged(block, arm, benchmarks, floor)
-    if not failed:
-        missing.append(f"{MINIMUM_SEEDS} seeds with all text-rich scores (found 0)")
-        return Judged("inconclusive", "", None, tuple(missing), tuple(block.arms()[arm]))
-    used = _scores_of(block, [arm, *([control] if control else [])], benchmarks)
-    low, high = _wilson(sum(failed.values()), len(failed))
-    name = "bare linear attention" if bare else arm.label
-    effect = (
-        f"{sum(failed.values())} of {len(failed)} seeds of {name} at or below {floor:.1f} or diverged "
-        f"(share {sum(failed.values()) / len(failed):.2f} [{low:.2f}, {high:.2f}])"
-    )
-    if len(failed) < MINIMUM_SEEDS:
-        missing.append(f"{MINIMUM_SEEDS} seeds (found {len(failed)})")
-    control_learns = False
-    if control is not None:
-        others = _unconverged(block, control, benchmarks, floor)
-        control_learns = sum(others.values()) * 2 < len(others)
-        effect += f"; Gated DeltaNet {sum(others.values())} of {len(others)}"
-    status: Status = "inconclusive"
-    if not missing and low > 0.5 and control_learns:
-        status = "reproduced"
-    elif not missing and high < 0.5:
-        status = "not reproduced"
-    elif not missing and not control_learns:
-        missing.append("a recipe under which Gated DeltaNet itself learns")
-    return Judged(status, effect, (low, high), tuple(missing), used)
-
-
-def _unconverged(block: Block, arm: Arm, benchmarks: Sequence[str], floor: float) -> dict[int, bool]:
-    """By seed, whether the arm diverged or scores no more than the floor."""
-    rows = [record for record in block.arms()[arm] if record.seed is not None]
-    diverged = {record.seed for record in rows if record.extra.get("status") == "diverged"}
-    found = {seed: value <= floor for seed, value in seed_means(block, arm, benchmarks).items()}
-    return found | {seed: True for seed in diverged if seed is not None}
-
-
-def _wilson(hits: int, count: int) -> tuple[float, float]:
-    from scipy import stats
-
-    interval = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    return Finding("inconclusive", found.effect, found.interval, found.unit, tuple(reasons), run_ids(found.records))
 
 
 def _ratio_effects(block: Block) -> Judged | None:
@@ -173,21 +68,22 @@ def _ratio_effects(block: Block) -> Judged | None:
     present = {ratio: arm for ratio, arm in arms.items() if arm is not None}
     if not set(present) - {"1/4"}:
         return None  # ratio 1/4 alone is a cell of table 3 and says nothing of a ratio
-    text_rich = [name for name in block.benchmarks if family_of(name) in TEXT_RICH]
-    general = [name for name in block.benchmarks if family_of(name) not in TEXT_RICH | REASONING]
+    counted = benchmarks_that_count(block, present.values(), block.benchmarks)
+    text_rich = [name for name in counted.benchmarks if family_of(name) in TEXT_RICH]
+    general = [name for name in counted.benchmarks if family_of(name) not in TEXT_RICH | REASONING]
     missing = [f"ratio {ratio}" for ratio in arms if ratio not in present]
-    missing += [] if text_rich else ["text-rich scores"]
-    missing += [] if general else ["general scores"]
-    used = _scores_of(block, present.values(), block.benchmarks)
+    missing += [] if text_rich else ["a text-rich benchmark that an arm learnt"]
+    missing += [] if general else ["a general benchmark that an arm learnt"]
+    used = scores_of(block, present.values(), block.benchmarks)
     if missing:
-        return Judged("inconclusive", "", None, tuple(missing), used)
+        return Judged("inconclusive", counted.text, None, tuple(missing), used)
     rich = {ratio: seed_means(block, arm, text_rich) for ratio, arm in present.items()}
     plain = {ratio: seed_means(block, arm, general) for ratio, arm in present.items()}
     shared = set.intersection(*(set(scores) for scores in (*rich.values(), *plain.values())))
     if len(shared) < MINIMUM_SEEDS:
         missing.append(f"{MINIMUM_SEEDS} seeds that all ratios share (found {len(shared)})")
     if len(shared) < 2:
-        return Judged("inconclusive", "", None, tuple(missing), used)
+        return Judged("inconclusive", counted.text, None, tuple(missing), used)
 
     def gain(scores: Mapping[str, Mapping[int, float]], start: str, end: str) -> dict[int, float]:
         return {seed: scores[end][seed] - scores[start][seed] for seed in shared}
@@ -203,13 +99,17 @@ def _ratio_effects(block: Block) -> Judged | None:
         status = "reproduced"
     elif not missing and (any(one.high < 0 for one in effects) or any(step.high < 0 for step in steps)):
         status = "not reproduced"
-    return Judged(status, "; ".join(one.text for one in effects), (early.low, early.high), tuple(missing), used)
+    effect = "; ".join([*(one.text for one in effects), *([counted.text] if counted.left_out else [])])
+    return Judged(status, effect, (early.low, early.high), tuple(missing), used)
 
 
-def main_arm(block: Block, mixer: str, pattern: str) -> Arm | None:
-    """The arm that stands for a mixer: without a variant if there is one, at the chosen or most used learning rate."""
+def main_arm(block: Block, mixer: str, pattern: str, variant: str | None = None) -> Arm | None:
+    """The arm that stands for a mixer, at the chosen or most used learning rate.
+
+    It is that of ``variant``; with None the one without a variant, if there is one.
+    """
     arms = block.arms()
-    found = [arm for arm in arms if arm.mixer == mixer and arm.pattern == pattern]
+    found = [arm for arm in arms if arm.mixer == mixer and arm.pattern == pattern and variant in (None, arm.variant)]
 
     def place(arm: Arm) -> tuple[object, ...]:
         chosen = any(extra_text(record, "best_lr") == arm.learning_rate for record in arms[arm])
@@ -234,7 +134,8 @@ def seed_means(block: Block, arm: Arm, benchmarks: Sequence[str]) -> dict[int, f
     return means
 
 
-def _scores_of(block: Block, arms: Iterable[Arm], benchmarks: Sequence[str]) -> tuple[Record, ...]:
+def scores_of(block: Block, arms: Iterable[Arm], benchmarks: Sequence[str]) -> tuple[Record, ...]:
+    """The scores of some arms on some benchmarks."""
     scores = block.arms()
     return tuple(record for arm in arms for record in scores[arm] if record.benchmark in benchmarks)
 

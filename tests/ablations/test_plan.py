@@ -1,6 +1,7 @@
 """Registered studies: their arms, the choice of a learning rate, and one of them end to end in a few steps."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -11,8 +12,10 @@ from infinitevl_bench.ablations.plan import SIZES, STUDIES, VALIDATION_SCORE, ge
 from infinitevl_bench.ablations.study import arm_config
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.matching import count_decoder_parameters
-from infinitevl_bench.models.registry import mixer_names
+from infinitevl_bench.models.registry import get_mixer, mixer_names
 from infinitevl_bench.records import Record, RunFolder
+from infinitevl_bench.reports.claims import CLAIMS
+from infinitevl_bench.reports.claims_mixers import GLA_AS_PUBLISHED
 
 SMALLEST = plans.Size((1,), 1, 1, (100,), probe_pages=8, probes=2, steps=4, pages=12, questions=4)
 
@@ -59,6 +62,33 @@ def test_arms_of_claims_have_five_seeds_which_chose_no_rate(name: str) -> None:
         assert set(splits.values()) == {"test"}
     for cell in plan.validation_cells("small", "cpu"):
         assert set(cell.arguments["sets"]) == {"probe"}
+
+
+def test_the_judges_know_the_arms_by_the_names_that_their_records_have() -> None:
+    plan = get_plan("mixer_choice")
+    cells = plan.test_cells("small", "cpu", dict.fromkeys(plan.arms, 2e-3))
+
+    def variant(name: str) -> str:
+        arm = plan.arms[name]
+        own = next(
+            cell
+            for cell in cells
+            if (cell.arguments["arm_mixer"], cell.arguments["arm_args"]) == (arm.mixer, dict(arm.mixer_args))
+        )
+        text = arm_config(own).config.text_config
+        return get_mixer(text.mixer).variant(text)
+
+    assert variant("gla_without_convolution") == GLA_AS_PUBLISHED
+    assert variant("linear_attention") == "bare"
+    assert variant("gla") == variant("gated_deltanet") == variant("mamba2") == ""
+
+
+def test_the_commands_of_the_claims_name_arms_that_are_there() -> None:
+    for claim in CLAIMS.values():
+        words = (claim.command or "").split()
+        if "--study" in words:
+            plan = get_plan(words[words.index("--study") + 1])
+            plan.only([after for word, after in pairwise(words) if word == "--arm"], "small")
 
 
 def test_two_studies_share_the_cells_that_are_the_same() -> None:
