@@ -43,7 +43,10 @@ def _benchmarks(_: Path) -> Rows:
         (
             benchmark.name,
             benchmark.dataset,
-            next((suite for suite, names in SUITES.items() if benchmark.name in names), "no answers: submission file"),
+            next(
+                (suite for suite, names in SUITES.items() if benchmark.name in names),
+                "none: not in the paper" if benchmark.answers else "no answers: submission file",
+            ),
             benchmark.artifact,
             benchmark.family,
         )

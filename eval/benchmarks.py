@@ -24,8 +24,8 @@ class Benchmark:
         name: The paper's short name, and the name in records.
         dataset: VLMEvalKit's name of the data that is asked.
         dataset_class: "module:class" of VLMEvalKit that reads and scores it.
-        artifact: Where the paper prints it.
-        column: Its column in ``reports/published``.
+        artifact: Where the paper prints it; for one that it does not print, the table it stands under.
+        column: Its column in ``reports/published``; "" where the paper does not print it.
         reading: Where `scoring.score` finds the result: ``vqa`` (accuracies in %), ``mcq`` (accuracies as shares),
             ``mme`` (points out of 2800), ``ocrbench`` (a count of hits), ``mathvista`` (accuracies in %) or ``video``
             (a score a question).
@@ -177,7 +177,10 @@ HELD_BACK: dict[str, Benchmark] = {
 }  # fmt: skip
 """Splits without public answers: a run writes what their servers take."""
 
-ALL: dict[str, Benchmark] = BENCHMARKS | VIDEO | HELD_BACK
+OTHERS: dict[str, Benchmark] = {}
+"""Name → benchmark that the paper does not print: in no suite, and in blocks of its own under a table of the report."""
+
+ALL: dict[str, Benchmark] = BENCHMARKS | VIDEO | HELD_BACK | OTHERS
 
 SUITES: dict[str, tuple[str, ...]] = {
     "general": tuple(name for name, one in BENCHMARKS.items() if one.artifact == "table1"),

@@ -18,7 +18,8 @@ from .tables import NOTHING, Cell, Column, Kind, Row, Table, count_cell, estimat
 ModelKey = tuple[str, str, str, str, int, str]
 ColumnKey = tuple[str, str, str]
 OFFICIAL_TITLE = "Published, and measured on the same official data"
-SPLITS_TITLE = "Measured on other official splits"
+SPLITS_TITLE = "Measured on other official splits and benchmarks"
+TABLES = ("table1", "table2")
 # The paper's columns whose answers are not public, and the public split of the same benchmark that `eval` scores.
 HELD_BACK = {"DocVQA_TEST": "DocVQA_VAL", "MMBench_TEST_EN": "MMBench_DEV_EN"}
 STAND_IN_MARK = "†"
@@ -67,11 +68,11 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
     families = {family_of(column) for column in columns}
     published = [r for r in records if r.source == "published" and r.artifact == name]
     units = {r.benchmark: r.unit for r in published if r.metric == "score"}
-    measured = [r for r in evaluation_records(records) if family_of(dataset_of(r)) in families]
+    measured = _under(name, families, evaluation_records(records))
     same = [r for r in measured if r.split == "official" and r.unit == units.get(dataset_of(r))]
     other = [r for r in measured if r.split == "official" and r.unit != units.get(dataset_of(r))]
     synthetic = [r for r in measured if r.split == "synthetic"]
-    floors = [r for r in evaluation_records(records, BASELINES) if family_of(dataset_of(r)) in families]
+    floors = _under(name, families, evaluation_records(records, BASELINES))
     stand_ins = [r for r in other if dataset_of(r) in HELD_BACK.values()]
     tables = [_official_table(columns, published, same, stand_ins)]
     if other:
@@ -108,6 +109,16 @@ def _benchmark_artifact(name: str, title: str, records: Sequence[Record], note: 
         missing=tuple(missing),
         runs=run_ids(measured),
     )
+
+
+def _under(name: str, families: Collection[str], rows: Sequence[Record]) -> list[Record]:
+    """The records of a table: of its benchmarks, and of those that no table of the paper prints and that name it."""
+    printed = {family_of(column) for table in TABLES for column in benchmark_columns(table)}
+    return [
+        row
+        for row in rows
+        if (family := family_of(dataset_of(row))) in families or (row.artifact == name and family not in printed)
+    ]
 
 
 def _official_table(

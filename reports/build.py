@@ -57,7 +57,9 @@ def report_command(
     stale = [file for file in _possible_files(names, kinds) if file not in content and (out / file).exists()]
     place = (out / (PAGE if "html" in kinds else "")).resolve()
     if check:
-        different = [file for file, data in content.items() if not _same(file, _read(out / file), data)] + stale
+        different = stale + [
+            name for name, data in content.items() if not shows_the_same(name, _read(out / name), data)
+        ]
         if different:
             raise UserError(
                 f"{len(different)} of the report's files in {out} differ from the records: "
@@ -151,7 +153,7 @@ def _read(path: Path) -> bytes | None:
         raise UserError(f"cannot read {path}: {error.strerror}", 1) from error
 
 
-def _same(name: str, there: bytes | None, data: bytes) -> bool:
+def shows_the_same(name: str, there: bytes | None, data: bytes) -> bool:
     """Whether a file shows what the records say: the same bytes, or a figure of the same numbers.
 
     Another release of matplotlib draws other bytes, and does not make a report out of date.

@@ -140,8 +140,9 @@ def curve_figure(points: Sequence[Record], axis: str, axis_title: str, unit: str
     panels = [
         (title, chosen)
         for title, chosen in (
-            (f"{unit[0].upper()}{unit[1:]}", [record for record in points if is_full_size(record)]),
-            (f"{unit[0].upper()}{unit[1:]}, small models", [record for record in points if not is_full_size(record)]),
+            # A unit keeps its case: "Ms" would be megaseconds.
+            (unit, [record for record in points if is_full_size(record)]),
+            (f"{unit}, small models", [record for record in points if not is_full_size(record)]),
         )
         if chosen
     ]

@@ -1,4 +1,4 @@
-// The page reads in full without this: sorting by a column, hiding rows, and unfolding everything for paper.
+// The page reads in full without this: sorting by a column, hiding rows, enlarging figures, unfolding all for paper.
 const worth = (cell) => {
   const text = cell.dataset.value ?? "";
   return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
@@ -28,6 +28,8 @@ filters.onchange = () => {
   const chosen = [...filters.querySelectorAll("select")].filter((one) => one.value);
   for (const row of document.querySelectorAll("tr[data-source]"))
     row.hidden = chosen.some(({ value, dataset }) => (row.dataset[dataset.facet] ?? value) !== value);
+  for (const table of document.querySelectorAll("table"))
+    table.classList.toggle("emptied", table.tBodies[0].rows.length > 0 && [...table.tBodies[0].rows].every((row) => row.hidden));
 };
 
 // A measured row's badge shows the runs behind it, as the section on provenance tells them.
@@ -46,10 +48,24 @@ for (const cell of document.querySelectorAll("td[data-runs]")) {
       const copy = card.cloneNode(true);
       for (const row of copy.querySelectorAll("tr[data-run]"))
         if (!cell.dataset.runs.split(" ").includes(row.dataset.run)) row.remove();
+      copy.querySelector("h3 small").remove(); // how many runs the environment has in all
       copy.querySelector("details").open = true;
       place.append(copy);
     }
     origin.showModal();
+  };
+}
+
+// A figure opens at the width of the window, or scrolls where that is narrow.
+const zoom = document.getElementById("zoom");
+for (const picture of document.querySelectorAll("figure picture")) {
+  const button = document.createElement("button");
+  button.title = "Enlarge the figure";
+  picture.before(button);
+  button.append(picture);
+  button.onclick = () => {
+    zoom.querySelector("div").replaceChildren(picture.cloneNode(true));
+    zoom.showModal();
   };
 }
 

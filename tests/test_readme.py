@@ -1,14 +1,21 @@
 """README and the pages beside it say what the registries hold."""
 
 import re
+from pathlib import Path
+from typing import Any
 
+import pytest
 from infinitevl_bench.files import package_path
 from infinitevl_bench.records import measured_records
+from infinitevl_bench.reports.build import shows_the_same
 from infinitevl_bench.reports.claims import CLAIMS, judge_all
+from infinitevl_bench.reports.figures import drawn_from
 from infinitevl_bench.reports.published import published_records
+from infinitevl_bench.reports.readme_figure import THEMES, readme_figure
 from infinitevl_bench.reports.verdicts import claims_table, found_so_far
 
 README = package_path("README.md")
+PAGES = (README, *(package_path(*parts) for parts in (("CONTRIBUTING.md",), ("SECURITY.md",), ("docs", "cluster.md"))))
 
 
 def test_the_claim_table_is_what_the_shipped_records_say() -> None:
@@ -22,14 +29,62 @@ def test_the_claim_table_is_what_the_shipped_records_say() -> None:
 
 
 def test_every_file_that_is_linked_is_there() -> None:
-    for page in (
-        README,
-        package_path("CONTRIBUTING.md"),
-        package_path("SECURITY.md"),
-        package_path("docs", "python.md"),
-    ):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for page in (*PAGES, package_path("docs", "python.md")):
+        for link in re.findall(r"(?:\]\(|src(?:set)?=\")([^)#\"]+)[)\"]", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_figure_shows_the_shipped_records() -> None:
+    for name, data in readme_figure().items():
+        there = package_path("docs", name).read_bytes()
+        assert shows_the_same(name, there, data), "python -m infinitevl_bench.reports.readme_figure draws it anew"
+        assert f"docs/{name}" in README.read_text(encoding="utf-8")
+        assert THEMES[name].ink.lower().encode() in there.lower()
+        # The check is one: other numbers are another figure.
+        digest = drawn_from(there)
+        assert digest is not None
+        assert not shows_the_same(name, there.replace(digest.encode(), digest[::-1].encode()), data)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Our own command lines in the code blocks of a page, each from the command's name on."""
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"))
+    code = "\n".join(text for language, text in blocks if language in ("", "bash", "console"))
+    found = []
+    for line in code.splitlines():
+        for call in re.findall(r"(?:infinitevl-bench|-m infinitevl_bench\.cli) ([^#&|'\n]+)", line):
+            found.append([word.strip('"') for word in call.split()])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_on_a_page_exists(page: Path) -> None:
+    import typer
+    from infinitevl_bench.cli import app
+
+    for words in commands_of(page):
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, words
+            command, words = command.commands[words[0]], words[1:]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, words
+    assert page.name == "SECURITY.md" or commands_of(page)
+
+
+def test_what_the_page_on_clusters_calls_exists() -> None:
+    from accelerate.commands.launch import launch_command_parser
+    from infinitevl_bench.ablations.plan import get_plan
+
+    text = package_path("docs", "cluster.md").read_text(encoding="utf-8")
+    launches = re.findall(r"accelerate launch (.+?) -m infinitevl_bench\.cli", text)
+    assert len(launches) >= 6
+    for arguments in launches:
+        given = launch_command_parser().parse_args([*arguments.replace("$SLURM_NODEID", "1").split(), "script.py"])
+        assert given.config_file is None or package_path(given.config_file).is_file()
+    for line in text.splitlines():
+        named = re.findall(r"--arm (\w+)", line) + (re.findall(r"\w+", line) if line.startswith("arms=(") else [])
+        assert {arm for arm in named if arm != "arms"} <= set(get_plan("mixer_choice").arms)
 
 
 def test_every_command_in_the_readme_is_one_of_ours() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from infinitevl_bench.records import Record, RunFolder, RunSpec
+from infinitevl_bench.reports.artifacts import ARTIFACTS
 from infinitevl_bench.reports.build import report_command
 
 websockets = pytest.importorskip("websockets", reason="the browser is spoken to through the package websockets")
@@ -20,6 +21,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 NASTY = "<script>window.broken = true</script><img src=x onerror='window.broken = true'>"
 Evaluate = Callable[[str], Awaitable[Any]]
+Show = Callable[[int, str], Awaitable[None]]
 
 
 @pytest.fixture
@@ -34,8 +36,11 @@ def page(tmp_path: Path, mixed: list[Record]) -> Path:
 
 
 @asynccontextmanager
-async def browser(page: Path, profile: Path) -> AsyncIterator[tuple[Evaluate, list[dict[str, Any]]]]:
-    """A page opened in a browser of its own; gives what evaluates JavaScript there, and the events that come."""
+async def browser(page: Path, profile: Path) -> AsyncIterator[tuple[Evaluate, Show, list[dict[str, Any]]]]:
+    """A page opened in a browser of its own.
+
+    Gives what evaluates JavaScript there, what sets the window's width and theme, and the events that come.
+    """
     command = [
         str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
         "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank",
@@ -77,11 +82,17 @@ async def browser(page: Path, profile: Path) -> AsyncIterator[tuple[Evaluate, li
                 assert "exceptionDetails" not in found, found
                 return found["result"].get("value")
 
+            async def show(width: int, theme: str) -> None:
+                size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                await call("Emulation.setDeviceMetricsOverride", session, **size)
+                features = [{"name": "prefers-color-scheme", "value": theme}]
+                await call("Emulation.setEmulatedMedia", session, media="screen", features=features)
+
             for _ in range(300):
                 if await evaluate("document.readyState") == "complete":
                     break
                 await asyncio.sleep(0.1)
-            yield evaluate, events
+            yield evaluate, show, events
     finally:
         process.kill()
         process.wait()
@@ -89,7 +100,7 @@ async def browser(page: Path, profile: Path) -> AsyncIterator[tuple[Evaluate, li
 
 def test_the_page_works_and_asks_for_nothing(page: Path, tmp_path: Path, make: SimpleNamespace) -> None:
     async def click_through() -> None:
-        async with browser(page, tmp_path / "profile") as (evaluate, events):
+        async with browser(page, tmp_path / "profile") as (evaluate, show, events):
             assert await evaluate("document.querySelectorAll('#claims .card').length") == 9
             assert await evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
             assert await evaluate("document.images.length") >= 8
@@ -98,6 +109,8 @@ def test_the_page_works_and_asks_for_nothing(page: Path, tmp_path: Path, make: S
             await sorting(evaluate)
             await filters(evaluate)
             await provenance(evaluate)
+            await enlarging(evaluate)
+            await structure(evaluate, show)
             bad = [
                 event
                 for event in events
@@ -140,7 +153,14 @@ async def filters(evaluate: Evaluate) -> None:
         "const rows = [...document.querySelectorAll('tr[data-split]')];"
         "return rows.map((row) => [row.dataset.split, row.hidden]) })()"
     )
+    emptied = (
+        "[...document.querySelectorAll('table.emptied')].map((one) => [...one.tBodies[0].rows].map((r) => r.hidden))"
+    )
+    assert await evaluate(emptied) == []
     rows = await evaluate(choose.replace("VALUE", "official"))
+    hidden_whole = await evaluate(emptied)
+    assert hidden_whole
+    assert all(all(table) for table in hidden_whole)
     assert {split for split, _ in rows} >= {"official", "synthetic"}
     assert all(hidden == (split != "official") for split, hidden in rows)
     assert not any(hidden for _, hidden in await evaluate(choose.replace("VALUE", "")))
@@ -162,3 +182,83 @@ async def provenance(evaluate: Evaluate) -> None:
     closed = "(() => { document.querySelector('#origin form button').click(); return 1 })()"
     await evaluate(closed)
     assert not await evaluate("document.getElementById('origin').open")
+
+
+async def enlarging(evaluate: Evaluate) -> None:
+    """A click on a figure opens it at the width of the window."""
+    opened = (
+        "(async () => { const small = document.querySelector('#fig4_latency figure img');"
+        "small.closest('button').click(); const zoom = document.getElementById('zoom');"
+        "const large = zoom.querySelector('img'); await large.decode();"
+        "const found = [zoom.open, large.currentSrc === small.currentSrc,"
+        "large.getBoundingClientRect().width > small.getBoundingClientRect().width];"
+        "zoom.querySelector('form button').click(); return [...found, zoom.open] })()"
+    )
+    assert await evaluate(opened) == [True, True, True, False]
+
+
+# What a screenshot would show, as numbers: the order of the parts, and where they lie.
+STRUCTURE = """
+(() => {
+  const box = (one) => {
+    const b = one.getBoundingClientRect();
+    return [b.left, b.top + scrollY, b.right, b.bottom + scrollY];
+  };
+  const all = (selector) => [...document.querySelectorAll(selector)].filter((one) => one.checkVisibility());
+  const linear = (part) => (part <= 10 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4);
+  const luminance = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(linear);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const style = getComputedStyle(document.body);
+  return {
+    order: all("main > section, #filters, nav").map((one) => one.id || one.tagName),
+    links: all("nav a").map((one) => one.getAttribute("href").slice(1)),
+    headings: all("h1, h2, #claims h3").map((one) => one.textContent),
+    headingBoxes: all("h1, h2, #claims h3").map(box),
+    boxes: all("header, nav, #filters, main > section, .card, figure img, figcaption, .scroll")
+      .map((one) => [one.id || one.className || one.tagName, ...box(one)]),
+    width: document.documentElement.scrollWidth,
+    window: document.documentElement.clientWidth,
+    ink: luminance(style.color), paper: luminance(style.backgroundColor),
+    dark: all("figure img").map((one) => one.currentSrc === one.closest("picture").querySelector("source").srcset),
+  };
+})()
+"""
+
+
+async def structure(evaluate: Evaluate, show: Show) -> None:
+    """In both themes, wide and narrow: the same parts in the same order, all in the window, none on another."""
+    seen = []
+    for width in (1280, 768, 390):
+        for theme in ("light", "dark"):
+            await show(width, theme)
+            for _ in range(100):
+                found = await evaluate(STRUCTURE)
+                # A picture changes its source a little after the theme.
+                if set(found["dark"]) == {theme == "dark"}:
+                    break
+                await asyncio.sleep(0.1)
+            seen.append(found)
+            # Beside the page may be a scroll bar.
+            assert width - 20 <= found["window"] <= width
+            assert found["width"] <= found["window"], "the page scrolls sideways"
+            for name, left, _, right, bottom in found["boxes"]:
+                assert left >= -0.5, (width, name)
+                assert right <= found["window"] + 0.5, (width, name)
+                assert bottom > 0, name
+            boxes = found["headingBoxes"]
+            for number, (left, top, right, bottom) in enumerate(boxes):
+                for other in boxes[number + 1 :]:
+                    apart = other[0] >= right or other[2] <= left or other[1] >= bottom or other[3] <= top
+                    assert apart, (width, found["headings"][number])
+            high, low = sorted((found["ink"], found["paper"]), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 7
+            assert (found["ink"] > found["paper"]) == (theme == "dark")
+            assert set(found["dark"]) == {theme == "dark"}
+    first = seen[0]
+    assert first["order"] == ["NAV", "claims", "filters", *ARTIFACTS, "missing", "provenance"]
+    assert first["links"] == ["claims", *ARTIFACTS, "missing", "provenance"]
+    for other in seen[1:]:
+        for part in ("order", "links", "headings"):
+            assert other[part] == first[part]
