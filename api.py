@@ -67,7 +67,7 @@ def evaluate(
     model: str | None = None,
     data: str = "auto",
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     level: int = 1,
     seed: int = 0,
     prompts: str = "dataset",
@@ -77,6 +77,7 @@ def evaluate(
     judge: str | None = None,
     blind: bool = True,
     max_bad: int = 0,
+    graph: bool = False,
     device: str = "auto",
     runs: str | Path = "runs",
 ) -> "pd.DataFrame":
@@ -94,6 +95,7 @@ def evaluate(
         model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device,
         runs=Path(runs), prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels,
         frames=(frames,) if isinstance(frames, int) else tuple(frames), judge=judge, blind=blind, max_bad=max_bad,
+        graph=graph,
     )  # fmt: skip
     results = eval_command(_listed(benchmark) or (), suite, request)
     return frame(record.model_dump() for result in results for record in result.records)

@@ -154,7 +154,10 @@ def evaluate(
     ] = None,
     data: Annotated[str, typer.Option(help="auto, official or synthetic.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions at a time; 16 without it.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Answer one at a time by captured decode steps: fast on a GPU.")
+    ] = False,
     level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty of the synthetic split.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic split.")] = 0,
     prompts: Annotated[
@@ -192,7 +195,7 @@ def evaluate(
     request = Request(
         model=model, data=data, limit=limit, batch_size=batch_size, level=level, seed=seed, device=device, runs=runs,
         prompts=prompts, min_pixels=min_pixels, max_pixels=max_pixels, frames=tuple(frames or (64,)), judge=judge,
-        blind=blind, max_bad=max_bad,
+        blind=blind, max_bad=max_bad, graph=graph,
     )  # fmt: skip
     eval_command(benchmark or (), suite, request)
 

@@ -24,6 +24,14 @@ SECRETS = re.compile(
 )
 
 
+_ABSOLUTE = re.compile(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\=]+[/\\])*(?=[^\s/\\=]*)")
+
+
+def without_paths(text: str) -> str:
+    """Shorten absolute paths to their last part: what is passed on need not tell where a home folder lies."""
+    return _ABSOLUTE.sub("…/", text)
+
+
 def without_secrets(text: str) -> str:
     """A text with whatever looks like a password or a token replaced by three dots."""
     return SECRETS.sub("…", text)

@@ -253,6 +253,9 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 SHIPPED = package_path("reports", "measured")
 """Records that the package brings, as JSON lines."""
 
+ENVIRONMENTS = ".environments.json"
+"""Ending of the files beside them: run id → what its ``env.json`` said."""
+
 
 def measured_records(runs: Path | None) -> list[Record]:
     """All measured records: those shipped in ``reports/measured`` and those of the finished runs below ``runs``."""

@@ -54,7 +54,7 @@ def check_ending(path: Path) -> None:
         UserError: for an unknown ending, or a folder.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"{path} ends in neither of {', '.join(FORMATS)}; name a file that does")
+        raise UserError(f"{path} ends in none of {', '.join(FORMATS)}; name a file that does")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
 

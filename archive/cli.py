@@ -54,9 +54,12 @@ def diff_command(first: Name, second: Name, runs: Runs = Path("runs")) -> None:
 
 @runs_app.command("export")
 def export_command(
-    out: Annotated[Path, typer.Argument(help="A file that ends in .parquet or .csv.")], runs: Runs = Path("runs")
+    out: Annotated[Path, typer.Argument(help="A file that ends in .parquet, .csv or .jsonl.")],
+    runs: Runs = Path("runs"),
 ) -> None:
     """Write all measured records as one tidy table: a row a number.
+
+    As .jsonl: those of the runs alone, as the package ships records (reports/measured), with their environments beside.
 
     Example:
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..environment import without_paths
 from ..errors import UserError
-from ..records import Record, measured_records
+from ..records import ENVIRONMENTS, Record, atomic_write, measured_records, write_records
 from ..tidy import check_ending, frame, write
 from .folders import Run, all_runs, find_run, held
 
@@ -74,11 +75,34 @@ def diff_runs(first: str, second: str, root: Path) -> None:
 
 
 def export_records(out: Path, root: Path) -> None:
-    """Write all measured records, those of the runs and those that the package ships, as one tidy table."""
+    """Write all measured records, those of the runs and those that the package ships, as one tidy table.
+
+    As JSON lines (``.jsonl``) only those of the runs, in the form in which the package ships records, and beside them
+    the environments of the runs.
+    """
+    if out.suffix == ".jsonl":
+        _export_to_ship(out, root)
+        return
     check_ending(out)
     table = frame(record.model_dump() for record in measured_records(root))
     write(out, table)
     Console().print(f"{len(table):,} records, {len(table.columns)} columns in {escape(str(out))}", soft_wrap=True)
+
+
+def _export_to_ship(out: Path, root: Path) -> None:
+    found = [run for run in all_runs(root) if run.state == "finished"]
+    records = [record for run in found for record in run.records]
+    environments = {run.id: run.environment() for run in found if run.records and run.environment()}
+    for environment in environments.values():
+        command = environment.get("command")
+        environment["command"] = [without_paths(str(part)) for part in command] if isinstance(command, list) else []
+    write_records(out, records)
+    beside = out.with_suffix(ENVIRONMENTS)
+    atomic_write(beside, json.dumps(environments, indent=1, sort_keys=True) + "\n")
+    Console().print(
+        f"{len(records):,} records in {escape(str(out))}, {len(environments):,} environments in {escape(str(beside))}",
+        soft_wrap=True,
+    )
 
 
 def prune_runs(root: Path, yes: bool) -> None:

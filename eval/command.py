@@ -28,6 +28,7 @@ MEANINGS = {
     "page_value": "baseline: naming any value on the page",
 }
 STYLES = ("dataset", "qwen")
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Request:
         model: Folder, run, preset or hub id, or ``best``; None takes the model that the package ships.
         data: auto, official or synthetic.
         limit: About how many questions; all, or `sources.QUESTIONS` synthetic ones, if None.
-        batch_size: Questions at a time.
+        batch_size: Questions at a time; None for `BATCH_SIZE`, or one with ``graph``.
         level: Difficulty of synthetic pages.
         seed: Of synthetic pages.
         device: auto, cpu or cuda.
@@ -50,12 +51,13 @@ class Request:
         judge: A judge that VLMEvalKit knows; exact matching if None.
         blind: Whether the blind baseline is asked too.
         max_bad: How many rows of a file may be bad.
+        graph: Whether answers are written by captured decode steps.
     """
 
     model: str | None
     data: str
     limit: int | None
-    batch_size: int
+    batch_size: int | None
     level: int
     seed: int
     device: str
@@ -67,6 +69,12 @@ class Request:
     judge: str | None = None
     blind: bool = True
     max_bad: int = 0
+    graph: bool = False
+
+    @property
+    def questions_at_a_time(self) -> int:
+        """How many are put together."""
+        return (1 if self.graph else BATCH_SIZE) if self.batch_size is None else self.batch_size
 
 
 def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request) -> list["EvalResult"]:
@@ -79,6 +87,10 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
         raise UserError("name benchmarks, or a --suite, and not both; `infinitevl-bench list benchmarks` shows them")
     if request.prompts not in STYLES:
         raise unknown_name("wording of prompts", request.prompts, STYLES)
+    if request.graph and request.questions_at_a_time > 1:
+        raise UserError(
+            f"captured steps write one answer at a time, not {request.batch_size}; leave --batch-size out, or --graph"
+        )
     found = [find_benchmark(name) for name in (find_suite(suite) if suite else benchmarks)]
     for benchmark in found:
         if choose_split(benchmark, request.data) == "synthetic":
@@ -146,7 +158,8 @@ class _Session:
                 "limit": request.limit if split == "official" else request.limit or QUESTIONS,
                 "seed": request.seed if split == "synthetic" else None,
                 "level": request.level if split == "synthetic" else None,
-                "batch_size": request.batch_size,
+                "batch_size": request.questions_at_a_time,
+                **({"graph": True} if request.graph else {}),
                 "device": self.device.partition(":")[0],
                 "prompts": request.prompts,
                 "pixels": [request.min_pixels, request.max_pixels],
@@ -178,6 +191,7 @@ class _Session:
             folder.write_environment(device_name(loaded.model.device.type))
         arguments = folder.spec.arguments
         identity = f"{arguments['weights']} {loaded.model.dtype} {device_name(loaded.model.device.type)}"
+        identity += " graph" if request.graph else ""
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
             tasks = {kind: bars.add_task(kind, total=None) for kind in ("sighted", "blind")}
@@ -192,12 +206,13 @@ class _Session:
                 folder=folder,
                 data_root=request.runs / "data",
                 asking=Asking(
-                    batch_size=request.batch_size,
+                    batch_size=request.questions_at_a_time,
                     style="qwen" if request.prompts == "qwen" else "dataset",
                     frames=arguments["frames"] or FRAMES,
                     blind=request.blind,
                     judge=request.judge,
                     max_bad=request.max_bad,
+                    graph=request.graph,
                 ),
                 model_name=loaded.name,
                 progress=lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .captured import CapturedSteps
 from .videos import Clip
 from .vlmevalkit import Message
 
@@ -87,7 +88,12 @@ def batches(processor: Any, messages: Sequence[Message], size: int) -> Iterator[
 
 @torch.inference_mode()
 def answer(
-    model: Any, processor: Any, messages: Sequence[Message], max_new_tokens: int, min_pixels: int | None = None
+    model: Any,
+    processor: Any,
+    messages: Sequence[Message],
+    max_new_tokens: int,
+    min_pixels: int | None = None,
+    captured: CapturedSteps | None = None,
 ) -> list[Answer]:
     """Answer a batch of prompts greedily.
 
@@ -97,22 +103,24 @@ def answer(
         messages: The prompts.
         max_new_tokens: Longest answer.
         min_pixels: Smallest area of a picture, in pixels, in the place of a larger one of the processor's.
+        captured: Writes the answer by captured steps; then there is one prompt.
     """
     start = time.perf_counter()
     tokenizer = processor.tokenizer
     inputs = encode(processor, messages, min_pixels).to(model.device)
-    produced = model.generate(
-        **inputs,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    settings: dict[str, Any] = {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if captured is None:
         # A checkpoint's own sampling settings would only warn that greedy decoding ignores them.
-        temperature=None,
-        top_p=None,
-        top_k=None,
-    )
+        settings |= {"temperature": None, "top_p": None, "top_k": None}
+    else:
+        settings["decoder"] = captured.decoder(inputs["input_ids"].shape[1] + max_new_tokens)
+    produced = model.generate(**inputs, **settings)
     rows = produced[:, inputs["input_ids"].shape[1] :].tolist()
     latency = (time.perf_counter() - start) * 1000.0 / len(messages)
     answers = []

@@ -18,6 +18,7 @@ from ..models.device import device_name
 from ..records import Record, RunFolder, Scalar
 from . import vlmevalkit
 from .benchmarks import Benchmark, find_benchmark
+from .captured import CapturedSteps
 from .generation import Answer, answer, batches, blinded
 from .predictions import Prediction, PredictionCache, Predictions, prompt_key
 from .room import check_room
@@ -70,6 +71,7 @@ class Asking:
         blind: Whether the blind baseline is asked too.
         judge: A judge that VLMEvalKit knows; exact matching if None.
         max_bad: How many rows of a file may be bad; they are left out, counted and listed.
+        graph: Whether answers are written by captured decode steps; then one question is put at a time.
     """
 
     batch_size: int = 32
@@ -78,6 +80,7 @@ class Asking:
     blind: bool = True
     judge: str | None = None
     max_bad: int = 0
+    graph: bool = False
 
 
 def evaluate(
@@ -127,7 +130,8 @@ def evaluate(
     rows = opened.rows(limit)
     if folder is not None and team.leads:
         _list_bad_rows(opened, folder)
-    work = _Work(model, processor, opened, rows, asking, _new_tokens(opened, rows, processor), team, cache)
+    captured = CapturedSteps(model) if asking.graph else None
+    work = _Work(model, processor, opened, rows, asking, _new_tokens(opened, rows, processor), team, cache, captured)
     result = EvalResult(found, split)
     shared = _shared_fields(work, model_name, split, seed, level)
     for kind, metric in (("sighted", "score"), ("blind", "blind")):
@@ -174,6 +178,7 @@ class _Work:
     new_tokens: int
     team: Team
     cache: PredictionCache | None
+    captured: CapturedSteps | None
 
     def ask(self, kind: str, kept: Predictions, progress: Progress) -> None:
         """Put this process's share of the questions that have no answer yet."""
@@ -220,7 +225,9 @@ class _Work:
             known = [self.cache.get(key) for key in keys]
             if all(one is not None for one in known):
                 return [one for one in known if one is not None]
-        said = answer(self.model, self.processor, messages, self.new_tokens, self.opened.benchmark.min_pixels)
+        said = answer(
+            self.model, self.processor, messages, self.new_tokens, self.opened.benchmark.min_pixels, self.captured
+        )
         if self.cache is not None:
             for key, one in zip(keys, said, strict=True):
                 self.cache.put(key, one)
@@ -257,6 +264,7 @@ def _shared_fields(work: _Work, model_name: str, split: Split, seed: int, level:
         "min_pixels": min(limits["shortest_edge"], benchmark.min_pixels or limits["shortest_edge"]),
         "max_pixels": limits["longest_edge"],
     }
+    notes |= {"graph": True} if work.asking.graph else {}
     notes |= {"bad_rows": len(work.opened.bad)} if work.opened.bad else {}
     notes |= {} if split == "official" else {"level": level, "data_seed": seed}
     text = getattr(model.config, "text_config", model.config)

@@ -6,8 +6,8 @@ Random weights of the published geometry are written once, in the published form
 user's would be. What bounds loading is the disk and the copy to the device; what bounds peak memory is whether a second
 copy is ever held (the aim: at most 1.1 times the weights; on a CPU, of the process beyond what it held before). The
 evaluation is of synthetic DocVQA pages with the shipped tokenizer, within the paper's picture sizes, one question at a
-time and batched: with random weights its scores say nothing, its samples a second do. Load time is the median of
-several loads from a warm page cache, each in turn freed.
+time, by captured steps and eager, and batched: with random weights its scores say nothing, its samples a second do.
+Load time is the median of several loads from a warm page cache, each in turn freed.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import gc
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,7 +42,7 @@ NOTE = "random weights: scores say nothing, speed does"
 
 def measure(
     preset: str, folder: Path, runs: Path, *, device: str, questions: int, batch_sizes: Sequence[int], shard_bytes: int
-) -> list[Record]:
+) -> Iterator[list[Record]]:
     """Measure loading and evaluation of a preset with random weights.
 
     Args:
@@ -51,11 +51,12 @@ def measure(
         runs: Where predictions go.
         device: cpu or cuda.
         questions: Synthetic DocVQA questions of each evaluation.
-        batch_sizes: Questions at a time, one evaluation each.
+        batch_sizes: Questions at a time, one evaluation each; the last ones may take long, and captured steps,
+            which are quick, come first.
         shard_bytes: Largest shard.
 
-    Returns:
-        Records of load time (s), peak memory over the weights (a ratio) and samples/s.
+    Yields:
+        Records as they are found: of load time (s), peak memory over the weights (a ratio) and samples/s.
     """
     if not folder.exists():
         _write_weights(preset, folder, device, shard_bytes)
@@ -70,25 +71,22 @@ def measure(
         elapsed, peak = _load_once(folder, device)
         seconds.append(elapsed)
         ratios.append(peak / weights)
-    records = [
+    yield [
         _record(
             _noted(shared, fastest_s=min(seconds), slowest_s=max(seconds)), "load_s", median(seconds), "s", REPETITIONS
         ),
         _record(shared, "load_peak_over_weights", max(ratios), "ratio", REPETITIONS),
     ]
     model = HybridVLForConditionalGeneration.from_pretrained(folder, dtype="auto", device_map={"": device}).eval()
-    for size in batch_sizes:
-        spec = RunSpec(
-            kind="profile",
-            arguments={"what": "loading", "preset": preset, "batch_size": size, "questions": questions},
-        )
-        records += _evaluate(model, spec, runs, questions, size, shared)
-    return records
+    for size, graph in [(1, True), *((size, False) for size in sorted(batch_sizes, reverse=True))]:
+        arguments = {"what": "loading", "preset": preset, "batch_size": size, "questions": questions, "graph": graph}
+        yield _evaluate(model, RunSpec(kind="profile", arguments=arguments), runs, shared)
 
 
-def _evaluate(model: Any, spec: RunSpec, runs: Path, questions: int, size: int, shared: dict[str, Any]) -> list[Record]:
+def _evaluate(model: Any, spec: RunSpec, runs: Path, shared: dict[str, Any]) -> list[Record]:
+    questions, size, graph = (spec.arguments[name] for name in ("questions", "batch_size", "graph"))
     processor = load_processor(min_pixels=PIXEL_LIMITS[0], max_pixels=PIXEL_LIMITS[1])
-    asking = Asking(batch_size=size, blind=False)
+    asking = Asking(batch_size=size, blind=False, graph=graph)
     # The first call compiles kernels; it is left out.
     evaluate(model, processor, "DocVQA", data="synthetic", limit=size, data_root=runs / "data", asking=asking)
     with RunFolder(runs, spec) as folder:
@@ -105,8 +103,8 @@ def _evaluate(model: Any, spec: RunSpec, runs: Path, questions: int, size: int, 
         answering = sum(row["latency_ms"] for row in result.predictions) / 1000.0
         own = shared | {"benchmark": "DocVQA", "split": "synthetic", "seed": 0}
         own = _noted(
-            own, batch_size=size, answer_tokens=tokens, answering_s=round(answering, 2), min_pixels=PIXEL_LIMITS[0],
-            max_pixels=PIXEL_LIMITS[1],
+            own, batch_size=size, graph=graph, answer_tokens=tokens, answering_s=round(answering, 2),
+            min_pixels=PIXEL_LIMITS[0], max_pixels=PIXEL_LIMITS[1],
         )  # fmt: skip
         records = [_record(own, "samples_per_s", questions / elapsed, "samples/s", questions)]
         if model.device.type == "cuda":
@@ -167,6 +165,14 @@ def _record(shared: dict[str, Any], metric: str, value: float, unit: str, n: int
     return Record(**shared, metric=metric, value=value, unit=unit, n=n)
 
 
+def _tell(records: Sequence[Record]) -> None:
+    for record in records:
+        batch = f" batch {record.extra['batch_size']}" if "batch_size" in record.extra else ""
+        batch += " by captured steps" if record.extra.get("graph") else ""
+        line = f"{record.model} on {record.device}: {record.metric}{batch} {record.value:.4g} {record.unit}"
+        print(line, flush=True)  # noqa: T201
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure from the command line, print a line a record, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,18 +185,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     chosen = parser.parse_args(arguments)
     disable_progress_bar()
+    records: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as scratch:
         try:
-            records = measure(
+            for found in measure(
                 chosen.preset, Path(scratch) / chosen.preset, chosen.runs, device=resolve_device(chosen.device),
                 questions=chosen.questions, batch_sizes=chosen.batch_size, shard_bytes=chosen.shard_bytes,
-            )  # fmt: skip
+            ):  # fmt: skip
+                records += found
+                _tell(found)
+                write_records(chosen.out, records)
         except UserError as error:
             raise SystemExit(f"infinitevl-bench: {error}") from None
-    for record in records:
-        batch = f" batch {record.extra['batch_size']}" if "batch_size" in record.extra else ""
-        print(f"{record.model} on {record.device}: {record.metric}{batch} {record.value:.4g} {record.unit}")  # noqa: T201
-    write_records(chosen.out, records)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 """Where the runs behind measured numbers ran: what their ``env.json`` says, without paths of the machine."""
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import records as package
+from ..environment import without_paths
 from ..errors import UserError
-from ..records import Record
+from ..records import ENVIRONMENTS, Record
 from .estimates import group
-
-_ABSOLUTE = re.compile(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\=]+[/\\])*(?=[^\s/\\=]*)")
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Provenance:
     """One run as the report tells it; what its folder does not say, or has no folder to say, is empty.
 
     ``commit`` carries "with local changes" where the tree was dirty; ``command`` is one line; ``found`` is False for a
-    run whose folder is not here, so that only its records are known.
+    run whose folder is not here and whose environment the package does not bring, so that only its records are known.
     """
 
     run: str
@@ -45,22 +44,21 @@ def provenance_of(runs: Path | None, records: Iterable[Record]) -> list[Provenan
     """
     # A record's run id is a text from a file, so it is looked up among the folders that are there, never made a path.
     files = {} if runs is None else {path.parent.name: path for path in sorted(runs.glob("*/env.json"))}
+    shipped: dict[str, Any] = {}
+    for path in sorted(package.SHIPPED.glob(f"*{ENVIRONMENTS}")):
+        shipped |= _read(path)
     by_run = group((record for record in records if record.run_id is not None), lambda record: record.run_id or "")
-    return [_describe(run, by_run[run], files.get(run)) for run in sorted(by_run)]
+    return [
+        _describe(run, by_run[run], _read(files[run]) if run in files else shipped.get(run)) for run in sorted(by_run)
+    ]
 
 
-def without_paths(text: str) -> str:
-    """Shorten absolute paths to their last part: a report that is passed on need not tell where a home folder lies."""
-    return _ABSOLUTE.sub("…/", text)
-
-
-def _describe(run: str, records: Sequence[Record], file: Path | None) -> Provenance:
+def _describe(run: str, records: Sequence[Record], environment: Any) -> Provenance:
     scale = ", ".join(sorted({record.scale for record in records if record.scale}))
     splits = ", ".join(sorted({record.split for record in records if record.split}))
     devices = ", ".join(sorted({record.device for record in records if record.device}))
-    if file is None:
+    if not isinstance(environment, dict):
         return Provenance(run, found=False, device=devices, scale=scale, splits=splits)
-    environment = _read(file)
     git = environment.get("git")
     git = git if isinstance(git, dict) else {}
     commit = str(git.get("commit") or "")

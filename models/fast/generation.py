@@ -26,12 +26,21 @@ NOT_TAKEN: dict[str, Any] = {
 
 
 @torch.no_grad()
-def generate(decoder: GraphedDecoder, *, max_new_tokens: int, **inputs: Any) -> Tensor:
+def generate(
+    decoder: GraphedDecoder,
+    *,
+    max_new_tokens: int,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+    **inputs: Any,
+) -> Tensor:
     """Continue a prompt greedily, as `model.generate(do_sample=False)` does.
 
     Args:
         decoder: of the model that is to write.
         max_new_tokens: tokens to write at most.
+        eos_token_id: what ends a sequence; the model's own if None.
+        pad_token_id: what fills it after its end; the model's own if None.
         **inputs: what the processor gives: ``input_ids`` ``[B, T]``, ``attention_mask`` without padding, pictures, …
 
     Returns:
@@ -59,9 +68,9 @@ def generate(decoder: GraphedDecoder, *, max_new_tokens: int, **inputs: Any) -> 
     take_over(cache, decoder.cache, ids.shape[1])
     if model.model.rope_deltas is not None:
         decoder.position_offset.copy_(model.model.rope_deltas.flatten().expand(decoder.batch_size))
-    end = model.generation_config.eos_token_id
+    end = model.generation_config.eos_token_id if eos_token_id is None else eos_token_id
     ends = torch.tensor([end] if isinstance(end, int) else end or [], device=ids.device)
-    padding = model.generation_config.pad_token_id
+    padding = model.generation_config.pad_token_id if pad_token_id is None else pad_token_id
     if padding is None:
         padding = model.config.text_config.pad_token_id or 0
     open_ = torch.ones(ids.shape[0], dtype=torch.bool, device=ids.device)

@@ -1,5 +1,6 @@
 """Folders of runs: whatever their state, they are listed, shown, compared and exported; only the unfinished go."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from infinitevl_bench.archive.commands import diff_runs, export_records, list_runs, prune_runs, show_run
 from infinitevl_bench.archive.folders import all_runs, find_run
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
+from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records, read_records
 from infinitevl_bench.tidy import frame
 
 HOLD = (
@@ -133,6 +134,17 @@ def test_records_leave_as_one_tidy_table(root: Path, tmp_path: Path, ending: str
     assert list(mine["extra_note"]) == ["[bold]x"] * 2
 
 
+def test_records_leave_as_the_package_ships_them(root: Path, tmp_path: Path) -> None:
+    finished = [run for run in all_runs(root) if run.state == "finished"]
+    for run in finished:
+        (run.path / "env.json").write_text(json.dumps({"device": "a card", "command": ["bench", "/home/me/runs"]}))
+    export_records(tmp_path / "mine.jsonl", root)
+    assert read_records(tmp_path / "mine.jsonl") == [record for run in finished for record in run.records]
+    environments = json.loads((tmp_path / "mine.environments.json").read_text())
+    assert set(environments) == {run.id for run in finished if run.records}
+    assert all(one == {"device": "a card", "command": ["bench", "…/runs"]} for one in environments.values())
+
+
 LOW: dict[str, dict[str, bool]] = {".csv": {"low_memory": False}}
 
 
@@ -149,7 +161,7 @@ def test_columns_have_one_type_each() -> None:
 
 
 def test_bad_places_are_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither of"):
+    with pytest.raises(UserError, match="none of"):
         export_records(tmp_path / "a.xlsx", root)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):

@@ -231,3 +231,22 @@ def test_a_damaged_prediction_is_named_and_the_others_stay(evaluated: tuple[Path
         run_eval("DocVQA", **ASKED, runs=best.parent)
     path.write_text("".join(whole.splitlines(keepends=True)[1:]))
     assert run_eval("DocVQA", **ASKED, runs=best.parent).records == result.records
+
+
+@pytest.mark.parametrize("model", ["shipped", "hybrid"])
+def test_captured_steps_write_the_same_answers(model: str, weights: Path, tmp_path: Path) -> None:
+    """Full attention, whose decoder grows with the prompts, and a hybrid; one prompt at a time in both runs."""
+    asked = ASKED | {"model": None if model == "shipped" else str(weights), "limit": 3, "data": "synthetic"}
+    plain = run_eval("DocVQA", **asked | {"batch_size": 1}, runs=tmp_path)
+    captured = run_eval("DocVQA", **asked | {"batch_size": None, "graph": True}, runs=tmp_path)
+    said = [[row["prediction"] for row in result.predictions] for result in (plain, captured)]
+    assert said[0] == said[1]
+    assert all(said[0])
+    assert [record.extra.get("graph") for record in captured.records[:2]] == [True, True]
+    assert "graph" not in plain.records[0].extra
+    assert captured.records[0].run_id != plain.records[0].run_id
+
+
+def test_captured_steps_write_one_answer_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave --batch-size out, or --graph"):
+        run_eval("DocVQA", **ASKED | {"graph": True}, runs=tmp_path)

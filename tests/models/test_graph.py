@@ -155,6 +155,14 @@ def test_generate_writes_the_same(make_model: Make, picture_prompt: dict[str, Te
         assert torch.equal(found, expected)
 
 
+def test_the_end_may_be_another_than_the_models(make_model: Make) -> None:
+    model, prompt = make_model(pattern="SL"), tokens(6)
+    written = model.generate(input_ids=prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    end = int(written[0, 9])
+    found = model.generate(input_ids=prompt, max_new_tokens=8, decoder=GraphedDecoder(model), eos_token_id=end)
+    assert torch.equal(found, written[:, : int((written[0, 6:] == end).nonzero()[0]) + 7])
+
+
 def test_generate_ends_where_a_sequence_ends(make_model: Make) -> None:
     model = make_model(pattern="SL")
     prompt = tokens(6, B=2)

@@ -267,11 +267,12 @@ def test_borders_that_cut_nothing_are_refused(ends: list[int]) -> None:
 
 
 @every_recurrence
-def test_the_chunked_form_is_one_graph(recurrence: Recurrence) -> None:
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_chunked_form_is_one_graph(recurrence: Recurrence, compiler: str) -> None:
     inputs = recurrence.random_inputs(1, 100, 2, 8, 4)
     expected = everything(recurrence, inputs, None, "torch")
     torch._dynamo.reset()
-    compiled = torch.compile(recurrence, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(recurrence, fullgraph=True, backend=compiler)
     leaves = [x.clone().requires_grad_() for x in inputs]
     o, last = compiled(*leaves, backend="torch")
     g = torch.Generator().manual_seed(7)

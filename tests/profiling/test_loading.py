@@ -12,8 +12,9 @@ def test_every_measurement_is_a_record(tmp_path: Path) -> None:
     options = ["--preset", "tiny", "--device", "cpu", "--questions", "6", "--batch-size", "1", "4"]
     main([*options, "--shard-bytes", "3000000", "--out", str(tmp_path / "out.jsonl"), "--runs", str(tmp_path / "runs")])
     records = read_records(tmp_path / "out.jsonl")
-    assert [record.metric for record in records] == ["load_s", "load_peak_over_weights", *["samples_per_s"] * 2]
-    assert [record.extra.get("batch_size") for record in records[2:]] == [1, 4]
+    assert [record.metric for record in records] == ["load_s", "load_peak_over_weights", *["samples_per_s"] * 3]
+    assert [record.extra.get("batch_size") for record in records[2:]] == [1, 4, 1]
+    assert [record.extra.get("graph") for record in records[2:]] == [True, False, False]
     assert all(record.value > 0 and record.source == "measured" for record in records)
     assert {record.extra["weights"] for record in records} == {"random"}
     assert {record.split for record in records[2:]} == {"synthetic"}
@@ -22,10 +23,10 @@ def test_every_measurement_is_a_record(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_a_full_size_checkpoint_loads_without_a_second_copy(tmp_path: Path) -> None:
-    records = measure(
+    measured = measure(
         "infinitevl-4b", tmp_path / "weights", tmp_path / "runs", device="cuda", questions=4, batch_sizes=[2],
         shard_bytes=2_000_000_000,
     )  # fmt: skip
-    found = {record.metric: record.value for record in records}
+    found = {record.metric: record.value for records in measured for record in records}
     assert found["load_peak_over_weights"] <= 1.1
     assert open_checkpoint(tmp_path / "weights").nbytes > 8_000_000_000

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from infinitevl_bench import records as records_module
+from infinitevl_bench.environment import without_paths
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
 from infinitevl_bench.reports import figures
@@ -17,7 +19,7 @@ from infinitevl_bench.reports.artifacts import ARTIFACTS
 from infinitevl_bench.reports.build import FIGURES, FORMATS, report_command
 from infinitevl_bench.reports.claims import CLAIMS
 from infinitevl_bench.reports.page import breakable, shell_code
-from infinitevl_bench.reports.provenance import provenance_of, without_paths
+from infinitevl_bench.reports.provenance import provenance_of
 
 NASTY = "<script>alert('x')</script> & 50%_off\" onload=\"y"
 VOID = {"meta", "link", "br", "img", "source", "wbr", "input", "hr"}
@@ -296,6 +298,16 @@ def test_a_run_without_its_folder_is_known_by_its_records(tmp_path: Path, make: 
     (found,) = provenance_of(tmp_path / "runs", records)
     assert (found.run, found.found, found.device, found.splits) == ("../outside", False, "a card", "official")
     assert provenance_of(None, []) == []
+
+
+def test_the_package_brings_the_environments_of_the_runs_whose_records_it_brings(
+    tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "SHIPPED", tmp_path)
+    shipped = {"a-run": {"device": "a card", "packages": {"torch": "2.11.0"}, "command": ["bench", "decode"]}}
+    (tmp_path / "profile.environments.json").write_text(json.dumps(shipped))
+    (found,) = provenance_of(None, [make.evaluated("a", "ChartQA", 1.0, run_id="a-run")])
+    assert (found.found, found.packages, found.command) == (True, (("torch", "2.11.0"),), "bench decode")
 
 
 @pytest.mark.parametrize(
