@@ -124,7 +124,7 @@ def study_command(
         raise UserError(f"--frames belongs to the study frame_scaling; {study} has no videos")
     cells = plan.validation_cells(scale, device, steps)
     console = Console()
-    count = jobs or (STUDY_JOBS if device == "cuda" else default_jobs(device, len(cells)))
+    count = jobs or default_jobs(device, len(cells), STUDY_JOBS)
     choosing = run_grid(cells, runs, count, console)
     rates = plan.best_rates(cells, choosing)
     console.print(rates_table(plan, rates))
@@ -139,7 +139,7 @@ def _frames(
     plan: FramePlan, scale: str, steps: int | None, jobs: int | None, device: str, runs: Path, frames: list[int] | None
 ) -> list[Record]:
     console = Console()
-    usual = STUDY_JOBS if device == "cuda" else os.cpu_count() or 1
+    usual = default_jobs(device, os.cpu_count() or 1, STUDY_JOBS)
     choosing, rates, records = frame_study(
         plan, scale, device, jobs, usual, runs, console, steps=steps, frames=frames
     )  # fmt: skip

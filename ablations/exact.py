@@ -36,19 +36,29 @@ def is_exact(spec: RunSpec) -> bool:
     return spec.arguments.get("scoring") in ("exact", FRAMES)
 
 
-def together(specs: list[RunSpec], first: RunSpec) -> list[RunSpec]:
-    """``first`` and the cells after it that are trained at the same time."""
+def side_by_side_of(first: RunSpec) -> int:
+    """How many cells one process trains at the same time, the first of which is given."""
     usual = LONG_SIDE_BY_SIDE if first.arguments.get("stage") == "long" else SIDE_BY_SIDE
-    count = usual if first.arguments["device"] == "cuda" else 1
-    return [spec for spec in specs[specs.index(first) :] if is_exact(spec)][:count]
+    return usual if first.arguments["device"] == "cuda" else 1
 
 
-def run_together(specs: list[RunSpec], runs: Path) -> None:
-    """Train and score cells; those that are finished or held by another process are passed over."""
+def run_together(specs: list[RunSpec], runs: Path, most: int | None = None) -> None:
+    """Train and score the first cells that are neither finished nor held by another process.
+
+    Args:
+        specs: the first is of a registered study; others are passed over.
+        runs: folder of all runs.
+        most: no more at a time; as many as go together if None.
+    """
+    count = min(side_by_side_of(specs[0]), most or len(specs))
     with ExitStack() as held:
         begun: list[_Cell | FrameCell] = []
-        for spec in specs:
+        for spec in (one for one in specs if is_exact(one)):
+            if len(begun) == count:
+                break
             folder = RunFolder(runs, spec)
+            if folder.finished:
+                continue
             try:
                 held.enter_context(folder)
             except RunHeldError:

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from ..errors import UserError
 from ..records import RunHeldError, RunSpec
-from .progress import POLL_SECONDS, grid_table
+from .progress import POLL_SECONDS, GridProgress
 
 LOCAL = "local"
 ANSWER_SECONDS = 5.0
@@ -124,13 +124,14 @@ def _run_tasks(
     task = ray.remote(**options)(_task(run_cell))
     waiting = {task.remote(spec.model_dump(mode="json"), str(runs)): spec for spec in todo}
     failure: UserError | None = None
-    with Live(grid_table(specs, runs), console=console, refresh_per_second=2) as live:
+    progress = GridProgress(specs, runs)
+    with Live(progress.table(), console=console, refresh_per_second=2) as live:
         while waiting:
             ended, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
             for reference in ended:
                 spec = waiting.pop(reference)
                 failure = failure or _outcome(ray, reference, spec)
-            live.update(grid_table(specs, runs))
+            live.update(progress.table())
     if not console.is_terminal:
         # On a terminal the live table ends its last line itself.
         console.print()

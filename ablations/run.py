@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.live import Live
 
 from ..errors import UserError
+from ..models.device import visible_accelerators
 from ..records import Record, RunFolder, RunHeldError, RunSpec
-from .progress import POLL_SECONDS, grid_table
+from .progress import POLL_SECONDS, GridProgress
 from .ray_grid import Cluster, run_on_ray
 
 PATIENCE_SECONDS = 10.0
@@ -119,9 +120,9 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
             )
 
 
-def default_jobs(device: str, cells: int) -> int:
-    """One process a core on the CPU; one process on an accelerator."""
-    return min(cells, os.cpu_count() or 1) if device == "cpu" else 1
+def default_jobs(device: str, cells: int, a_device: int = 1) -> int:
+    """One process a core on the CPU; ``a_device`` processes on each accelerator."""
+    return min(cells, os.cpu_count() or 1 if device == "cpu" else a_device * max(1, len(visible_accelerators())))
 
 
 def _run_workers(
@@ -136,13 +137,19 @@ def _run_workers(
         request.write_text(json.dumps([spec.model_dump(mode="json") for spec in todo]), encoding="utf-8")
         workers: list[_Worker] = []
         try:
+            shown = visible_accelerators() if todo[0].arguments["device"] == "cuda" else []
             for number in range(jobs):
-                workers.append(_start_worker(request, runs, number, Path(scratch, f"worker-{number}.log"), environment))
-            with Live(grid_table(specs, runs), console=console, refresh_per_second=2) as live:
+                log = Path(scratch, f"worker-{number}.log")
+                own = environment | _device_of(number, shown)
+                workers.append(_start_worker(request, runs, number, -(-len(todo) // jobs), log, own))
+            progress = GridProgress(specs, runs)
+            with Live(progress.table(), console=console, refresh_per_second=2) as live:
                 while any(worker.process.poll() is None for worker in workers):
                     time.sleep(POLL_SECONDS)
-                    live.update(grid_table(specs, runs))
-                live.update(grid_table(specs, runs))
+                    live.update(progress.table())
+                    if not console.is_terminal and (line := progress.news()):
+                        console.print(line)
+                live.update(progress.table())
         except BaseException:
             _stop(workers)
             raise
@@ -152,8 +159,14 @@ def _run_workers(
         return next((_failure(worker) for worker in workers if worker.process.returncode), None)
 
 
-def _start_worker(request: Path, runs: Path, number: int, log: Path, environment: dict[str, str]) -> _Worker:
-    command = [sys.executable, "-m", "infinitevl_bench.ablations.worker", str(request), str(runs), str(number)]
+def _device_of(number: int, accelerators: list[str]) -> dict[str, str]:
+    """What a worker's environment adds so that the workers are spread evenly over the accelerators."""
+    return {"CUDA_VISIBLE_DEVICES": accelerators[number % len(accelerators)]} if len(accelerators) > 1 else {}
+
+
+def _start_worker(request: Path, runs: Path, number: int, most: int, log: Path, environment: dict[str, str]) -> _Worker:
+    module = [sys.executable, "-m", "infinitevl_bench.ablations.worker"]
+    command = [*module, str(request), str(runs), str(number), str(most)]
     with open(log, "w", encoding="utf-8") as output:
         # A session of its own: Ctrl-C reaches this process only, which then ends the workers in order. Where this
         # process is killed, its end of their standard input closes, and they end by themselves.

@@ -1,4 +1,4 @@
-"""A worker process of a grid: ``python -m infinitevl_bench.ablations.worker CELLS.json RUNS NUMBER``.
+"""A worker process of a grid: ``python -m infinitevl_bench.ablations.worker CELLS.json RUNS NUMBER MOST``.
 
 It ends when its standard input does: whoever started it is gone then.
 """
@@ -20,22 +20,25 @@ def main() -> int:
     """Run the cells of the request, starting at a place of one's own."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     threading.Thread(target=_end_with_input, daemon=True).start()
-    request, runs, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    request, runs, number, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     specs = [RunSpec.model_validate(row) for row in json.loads(request.read_text(encoding="utf-8"))]
-    return work(specs[number:] + specs[:number], runs)
+    return work(specs[number:] + specs[:number], runs, most)
 
 
-def work(specs: list[RunSpec], runs: Path) -> int:
-    """Run every cell that is neither finished nor held by another process; the exit code, its reason printed last."""
+def work(specs: list[RunSpec], runs: Path, most: int | None = None) -> int:
+    """Run every cell that is neither finished nor held by another process; the exit code, its reason printed last.
+
+    ``most`` is how many cells of a study may be trained side by side, so that some are left for other workers.
+    """
     from .cell import run_cell
-    from .exact import is_exact, run_together, together
+    from .exact import is_exact, run_together
 
-    for spec in specs:
+    for place, spec in enumerate(specs):
         if RunFolder(runs, spec).finished:
             continue
         try:
             if is_exact(spec):
-                run_together(together(specs, spec), runs)
+                run_together(specs[place:], runs, most)
             else:
                 run_cell(spec, runs)
         except RunHeldError:

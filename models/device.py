@@ -1,5 +1,6 @@
 """Which device to run on."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -18,6 +19,13 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device; use --device cpu, or see `infinitevl-bench doctor`")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def visible_accelerators() -> list[str]:
+    """The CUDA devices of this process, each as ``CUDA_VISIBLE_DEVICES`` names it."""
+    count = torch.cuda.device_count()
+    chosen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return chosen[:count] if len(chosen) >= count else [str(number) for number in range(count)]
 
 
 def device_name(device: str) -> str:
