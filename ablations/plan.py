@@ -70,7 +70,7 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "tiny": Size((1,), 1, 1, (100,), probe_pages=64, probes=4, steps=100, pages=512, questions=50),
-    "small": Size((1, 2), 5, 3, (100, 101), probe_pages=440),
+    "small": Size((1, 2), 5, 3, (100, 101), probe_pages=480),
 }
 
 

@@ -5,7 +5,8 @@ Artifact  table 4
 Command   infinitevl-bench ablate --study swa_ratio --scale small
 Cost      not yet measured
 
-The control is the task without text (RealWorldQA's twin). Cells that `mixer_choice` has are the same cells.
+The control is the task without text that every arm learns early, the colour of a page (SEEDBench_IMG's twin); counting
+and finding shapes (RealWorldQA's twin) is the other one without text. Cells that `mixer_choice` has are the same cells.
 """
 
 from .plan import Arm, Plan

@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "shapes": "shapes:draw_page",
     "scene_text": "scene_text:draw_page",
     "charts": "charts:draw_page",
+    "backgrounds": "backgrounds:draw_page",
 }
 """Name of a family → "module of this package:function(rng, level) -> Page"."""
 

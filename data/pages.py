@@ -19,12 +19,14 @@ class Question:
         answers: Every accepted answer; the first is the one trained on.
         options: Choices of the multiple-choice form, the answer among them; empty where the question is open.
         kind: What the question is about (``lookup``, ``colour``, ``count``, …), for breakdowns.
+        open_in_training: Trained on and asked in studies without its options, which only benchmarks of choices show.
     """
 
     text: str
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
     kind: str = "lookup"
+    open_in_training: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 def page_turns(page: Page) -> tuple[Question, ...]:
     """The questions in the forms that VLMEvalKit puts them in, so that an evaluation's prompt is a trained one.
 
-    A question with options is multiple choice half of the time; an open one ends with `SHORT_ANSWER` half of the time.
+    A question with options is multiple choice half of the time, unless it is `open_in_training`; an open one ends with
+    `SHORT_ANSWER` half of the time.
     Each is asked in one form only: a second form could be answered from the first one's answer, without the image.
     """
     picture = hashlib.sha256(page.image.tobytes())
@@ -36,7 +37,7 @@ def _trained_form(question: Question, picture: "hashlib._Hash") -> Question:
     """Pick a form with coins that fall the same way in every process."""
     picture.update(question.text.encode())
     by_choice, short = (part % 2 == 0 for part in picture.digest()[:2])
-    if question.options and by_choice:
+    if question.options and by_choice and not question.open_in_training:
         return choice_form(question)
     return replace(question, text=question.text + SHORT_ANSWER) if short else question
 

@@ -87,7 +87,12 @@ def draw_page(rng: random.Random, level: int) -> Page:
 
 
 def paint(
-    rng: random.Random, size: tuple[int, int], cells: tuple[int, int], painted: list[tuple[str, str]]
+    rng: random.Random,
+    size: tuple[int, int],
+    cells: tuple[int, int],
+    painted: list[tuple[str, str]],
+    colours: dict[str, Colour] = COLOURS,
+    ground: Colour | None = None,
 ) -> tuple[Image.Image, list[Mark]]:
     """Paint shapes, given as (kind, colour), each in a cell of its own of a page.
 
@@ -96,9 +101,11 @@ def paint(
         size: Width and height of the page in pixels.
         cells: Columns and rows.
         painted: Kind and colour of each shape; no more than there are cells.
+        colours: Name → colour.
+        ground: Colour of the page; that of some paper if None.
     """
     marks = []
-    image = Image.new("RGB", size, paper(rng))
+    image = Image.new("RGB", size, ground or paper(rng))
     draw = ImageDraw.Draw(image)
     columns, rows = cells
     wide, high = size[0] / columns, size[1] / rows
@@ -110,7 +117,7 @@ def paint(
         slack = cell / 2 - radius - 1
         x = (column + 0.5) * wide + rng.uniform(-slack, slack)
         y = (row + 0.5) * high + rng.uniform(-slack, slack)
-        shade = tuple(max(0, min(255, part + rng.randint(-18, 18))) for part in COLOURS[colour])
+        shade = tuple(max(0, min(255, part + rng.randint(-18, 18))) for part in colours[colour])
         draw_shape(draw, kind, x, y, radius, shade)
         marks.append(Mark(kind, colour, x, y, radius))
     return add_noise(image, rng, rng.uniform(0, 6)), marks

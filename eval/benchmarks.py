@@ -106,7 +106,7 @@ _IMAGE = (
     _MMBENCH,
     Benchmark(
         name="SEEDBench_IMG", dataset="SEEDBench_IMG", dataset_class=MCQ, artifact="table1", column="SEEDBench_IMG",
-        reading="mcq", max_new_tokens=32, family="shapes", md5="68017231464752261a2526d6ca3a10c0",
+        reading="mcq", max_new_tokens=32, family="backgrounds", md5="68017231464752261a2526d6ca3a10c0",
     ),
     Benchmark(
         name="ScienceQA_VAL", dataset="ScienceQA_VAL", dataset_class=MCQ, artifact="table1", column="ScienceQA_VAL",

@@ -21,6 +21,7 @@ from .ablation_cells import (
 )
 from .artifacts import Artifact, Missing, describe
 from .estimates import Estimate, group, interval_of_mean, run_ids, swa_ratio
+from .learning_tables import LEARNT_CAPTION, learnt_table
 from .published import MIXER_ORDERING, RATIO_ORDERING
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
 
@@ -48,7 +49,9 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
         for mixer in published
         if not any(arm.mixer == mixer and arm.pattern == DEFAULT_PATTERN for block in blocks for arm in block.arms())
     ]
-    tables = tuple(_block_table("Token mixer", block, place, lambda arm: arm.label, words) for block in blocks)
+    tables = tuple(
+        table for block in blocks for table in _block_tables("Token mixer", block, place, lambda arm: arm.label, words)
+    )
     if not tables:
         tables = (_orderings_table("Token mixer", {MIXER_NAMES[name]: said for name, said in MIXER_ORDERING.items()}),)
     return Artifact(
@@ -89,10 +92,11 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
         if ratio not in measured
     ]
     tables = tuple(
-        _block_table(
+        table
+        for block in blocks
+        for table in _block_tables(
             "Sliding-window ratio", block, place, label, lambda arm: RATIO_ORDERING.get(str(arm.ratio), NOTHING)
         )
-        for block in blocks
     )
     if not tables:
         tables = (_orderings_table("Sliding-window ratio", RATIO_ORDERING),)
@@ -109,6 +113,18 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
     )
 
 
+def _block_tables(
+    heading: str,
+    block: Block,
+    place: Callable[[Arm], tuple[object, ...]],
+    label: Callable[[Arm], str],
+    words: Callable[[Arm], str],
+) -> list[Table]:
+    """The scores, and below them how many seeds learnt where that was recorded."""
+    learnt = learnt_table(heading, block, place, label)
+    return [_block_table(heading, block, place, label, words), *([learnt] if learnt else [])]
+
+
 def _block_table(
     heading: str,
     block: Block,
@@ -120,7 +136,9 @@ def _block_table(
     order = sorted(arms, key=place)
     scores = {arm: block.scores(arm) for arm in order}
     means = {arm: _mean_over_benchmarks(arms[arm], block.benchmarks) for arm in order}
-    several_rates = len({arm.learning_rate for arm in order}) > 1
+    # Where it was chosen for each arm it is told, even if all chose the same.
+    chosen = any("best_lr" in record.extra for rows in arms.values() for record in rows)
+    several_rates = chosen or len({arm.learning_rate for arm in order}) > 1
     several_benchmarks = len(block.benchmarks) > 1
     units = {name: next(iter({e[name].unit for e in scores.values() if name in e})) for name in block.benchmarks}
     columns = [
@@ -242,6 +260,7 @@ def _caption(blocks: Sequence[Block]) -> str:
         f"{MARK}: in at least one seed not above both baselines, by its 95 % interval over samples."
         if any(block.floor(b) is not None for block in blocks for b in block.benchmarks)
         else "",
+        LEARNT_CAPTION if any(r.metric == "learnt" for block in blocks for r in block.records) else "",
         "Bold: the highest, and every score whose interval reaches into its interval.",
         "Synthetic data: comparable between rows, not with the paper's numbers."
         if any(r.split == "synthetic" for r in scores)

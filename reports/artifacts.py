@@ -21,6 +21,7 @@ ARTIFACTS: dict[str, str] = {
     "table3": "ablation_tables:mixer_table",
     "table4": "ablation_tables:ratio_table",
     "learning_curves": "curves:learning_curves",
+    "probe_curves": "learning_tables:probe_curves",
     "difficulty": "recall:difficulty",
     "state_recall": "recall:state_recall",
     "table1": "benchmark_tables:general_table",

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SeriesKey = tuple[str, str, str, str]
-"""Benchmark, mixer, pattern, scale."""
+"""Benchmark, mixer with its variant, pattern, scale."""
 
 
 def difficulty(records: Sequence[Record]) -> Artifact:
     """Score against the difficulty of synthetic pages (``extra["level"]``), one line a mixer."""
     found = [
         r
-        for r in _scores(records)
+        for r in _scores(records, "level_score")
         if r.split == "synthetic" and extra_text(r, "level") is not None and r.mixer is not None and r.frames is None
     ]
     series = {key: by_level for key, same in group(found, _series).items() if len(by_level := _levels(same)) > 1}
@@ -112,12 +112,15 @@ def depth_frames(records: Sequence[Record]) -> Artifact:
     )
 
 
-def _scores(records: Sequence[Record]) -> list[Record]:
-    return unique(r for r in records if r.source == "measured" and r.metric == "score" and r.benchmark)
+def _scores(records: Sequence[Record], *metrics: str) -> list[Record]:
+    wanted = {"score", *metrics}
+    return unique(r for r in records if r.source == "measured" and r.metric in wanted and r.benchmark)
 
 
 def _series(record: Record) -> SeriesKey:
-    return record.benchmark or "", record.mixer or "", record.pattern or "", record.scale or record.model
+    variant = arm_of(record).variant
+    mixer = f"{record.mixer} ({variant})" if variant else record.mixer or ""
+    return record.benchmark or "", mixer, record.pattern or "", record.scale or record.model
 
 
 def _levels(records: Sequence[Record]) -> dict[int, list[Record]]:

@@ -157,6 +157,9 @@ def _count_page(tally: Tally, named: np.ndarray, page: Page) -> None:
             elif question.kind == "colour":
                 tally.add("shape colour", [{tuple(COLOURS)[cell[COLOUR]] for cell in cells} == set(question.answers)])
         return
+    if page.family == "backgrounds":
+        # It holds neither text nor a question about one of its shapes.
+        return
     texts = [box.text for box in page.boxes] or page.values
     there = Counter("".join(texts))
     seen = Counter(CHARACTERS[name - 1] for name in named[:, :SLOTS].ravel() if name)

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
-from infinitevl_bench.data import charts, documents, scene_text, shapes, transcription
+from infinitevl_bench.data import backgrounds, charts, documents, scene_text, shapes, transcription
 from infinitevl_bench.data.families import FAMILIES, LEVELS, family_names, generate_page
 from infinitevl_bench.data.pages import SPLITS, TOKEN_PIXELS, Page
 from infinitevl_bench.errors import UserError
@@ -62,7 +63,7 @@ def test_text_lies_inside_the_page_and_never_overlaps(family: str, level: int) -
                 assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top, (one, other)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("charts", "shapes")])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("charts", "shapes", "backgrounds")])
 def test_the_ink_of_each_value_is_there(family: str) -> None:
     """Inside a value's box the page has contrast; a value drawn in the paper's colour would fail."""
     for index in range(10):
@@ -124,6 +125,36 @@ def test_answers_about_shapes_are_balanced() -> None:
     assert all(abs(n - 400) < 70 for n in letters.values())
 
 
+def test_the_control_is_balanced_and_answered_by_most_of_the_page() -> None:
+    asked: Counter[str] = Counter()
+    letters: Counter[int] = Counter()
+    for index in range(1600):
+        page = page_of("backgrounds", 1 + index % 4, index)
+        (question,) = page.questions
+        asked[question.answers[0]] += 1
+        letters[question.options.index(question.answers[0])] += 1
+        # Another colour stands on every page, so that naming one that is seen may be wrong.
+        assert len(page.values) > 1
+    assert set(asked) == set(backgrounds.COLOURS)
+    # Four standard deviations around the even share.
+    assert all(abs(n - 200) < 53 for n in asked.values())
+    assert all(abs(n - 400) < 70 for n in letters.values())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_controls_answer_is_the_colour_of_most_of_every_row_of_tokens(level: int) -> None:
+    """So the last tokens before the question tell it, and no arm needs to carry anything far."""
+    names = list(backgrounds.COLOURS)
+    anchors = np.array([backgrounds.COLOURS[name] for name in names], dtype=float)
+    for index in range(10):
+        page = page_of("backgrounds", level, index)
+        pixels = np.asarray(page.image, dtype=float)
+        nearest = np.linalg.norm(pixels[:, :, None] - anchors, axis=-1).argmin(-1)
+        own = nearest == names.index(page.questions[0].answers[0])
+        for top in range(0, own.shape[0], TOKEN_PIXELS):
+            assert own[top : top + TOKEN_PIXELS].mean() > 0.6
+
+
 def test_place_of_a_question_does_not_tell_its_answer() -> None:
     places: Counter[int] = Counter()
     for index in range(400):
@@ -168,5 +199,5 @@ def test_wrong_requests() -> None:
 def test_templates_are_lower_case() -> None:
     templates = [*documents.TEMPLATES, *transcription.TEMPLATES, *scene_text.TEMPLATES, *charts.VALUE_TEMPLATES]
     templates += [*charts.EXTREME_TEMPLATES, *shapes.COLOUR_TEMPLATES, *shapes.COUNT_TEMPLATES]
-    templates += shapes.EXISTENCE_TEMPLATES
+    templates += [*shapes.EXISTENCE_TEMPLATES, *backgrounds.TEMPLATES]
     assert all(template == template.lower() for template in templates)

@@ -50,6 +50,34 @@ def cells(
     return records
 
 
+def learning(
+    arms: Mapping[tuple[str, str], Sequence[int | None]],
+    *,
+    benchmarks: Sequence[str] = BENCHMARKS,
+    every: int = 25,
+    **changes: Any,
+) -> list[Record]:
+    """What a study records beside the scores of `cells`: by mixer and pattern the step at which each seed learnt."""
+    scores = cells({arm: [90.0 if step else 5.0 for step in steps] for arm, steps in arms.items()}, **changes)
+    records = []
+    for score in scores:
+        if score.metric != "score" or score.benchmark not in benchmarks:
+            continue
+        step = arms[(score.mixer or "", score.pattern or "")][score.seed or 0]
+        bare = score.model_copy(update={"ci_low": None, "ci_high": None})
+        notes = score.extra | {"threshold": 62.5}
+        records.append(
+            bare.model_copy(update={"metric": "learnt", "value": 100.0 * (step is not None), "extra": notes})
+        )
+        if step is not None:
+            taken = {"metric": "steps_to_threshold", "value": float(step), "unit": "steps"}
+            records.append(bare.model_copy(update=taken))
+        for at in range(every, (score.steps or 0) + 1, every):
+            value = 80.0 if step is not None and at >= step else 20.0
+            records.append(bare.model_copy(update={"metric": "probe", "value": value, "steps": at}))
+    return scores + records
+
+
 def losses(mixer: str = "gla", seeds: int = 2, **changes: Any) -> list[Record]:
     """The logged training losses of an arm."""
     fields: dict[str, Any] = {
@@ -106,7 +134,9 @@ def curve(
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    return SimpleNamespace(cells=cells, losses=losses, evaluated=evaluated, framed=framed, curve=curve)
+    return SimpleNamespace(
+        cells=cells, learning=learning, losses=losses, evaluated=evaluated, framed=framed, curve=curve
+    )
 
 
 @pytest.fixture
@@ -118,6 +148,7 @@ def mixed(make: SimpleNamespace) -> list[Record]:
         *make.cells(two, scale="tiny"),
         *make.cells(two | ratios, scale="small", steps=2000),
         *make.cells(two, scale="small", split="official"),
+        *make.learning({("gla", "SLLL"): [None, 50], ("gated_deltanet", "SL"): [25, 75]}, scale="study"),
         *make.losses(),
         *make.losses("gated_deltanet"),
         *(

@@ -85,6 +85,8 @@ def test_scales_splits_and_steps_stand_in_blocks_of_their_own(mixed: list[Record
         "Scale small, official data, recipe scratch, 100 steps",
         "Scale small, synthetic data, recipe scratch, 2,000 steps",
         "Scale tiny, synthetic data, recipe scratch, 100 steps",
+        "Scale study, synthetic data, recipe scratch, 100 steps",
+        "Seeds that learnt, scale study, synthetic data, recipe scratch, 100 steps",
     ]
 
 
