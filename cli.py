@@ -85,7 +85,7 @@ def ablate(
         list[str] | None, typer.Option(help="A layer pattern such as SLLL instead of a ratio; repeatable.")
     ] = None,
     scale: Annotated[str, typer.Option(help="tiny (two CPU cores) or small (one GPU).")] = "tiny",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every cell: 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds of every cell: 0, 1, …")] = 1,
     recipe: Annotated[
         list[str] | None, typer.Option(help="scratch, inherit or distill; repeatable; the scale's own without.")
     ] = None,
@@ -95,10 +95,10 @@ def ablate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-9, help="Peak learning rate instead of the scale's.")
+        float | None, typer.Option(min=1e-9, max=10.0, help="Peak learning rate instead of the scale's.")
     ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Test questions of each benchmark.")] = None,
-    pages: Annotated[int | None, typer.Option(min=1, help="Training pages.")] = None,
+    pages: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Training pages.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one on a GPU.")
     ] = None,
@@ -166,7 +166,7 @@ def evaluate(
     min_pixels: Annotated[int | None, typer.Option(min=784, help="Smallest area of a picture, in pixels.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=784, help="Largest area of a picture, in pixels.")] = None,
     frames: Annotated[
-        list[int] | None, typer.Option(min=2, help="Frames of a video, 64 without it; repeatable.")
+        list[int] | None, typer.Option(min=2, max=65_536, help="Frames of a video, 64 without it; repeatable.")
     ] = None,
     judge: Annotated[
         str | None, typer.Option(help="A judge of VLMEvalKit, e.g. gpt-4o-mini; exact matching without it.")

@@ -66,7 +66,7 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         raise UserError(
-            f"cannot write to {path.parent}: {error.strerror}; choose another folder with --runs", 1
+            f"cannot write to {path.parent}: {error.strerror}; choose another folder with --runs or --out", 1
         ) from error
     try:
         yield
@@ -85,6 +85,34 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); reinstall the package", 1) from None
+
+
+def check_out(path: Path, example: str) -> None:
+    """Refuse a file that could not be written, before the work that is to fill it.
+
+    Raises:
+        UserError: for a folder (``example`` is a file that could stand in it), or a place that takes no file.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give --out a file, such as {path / example}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another file with --out", 1) from error
+
+
+def with_home(path: str | Path) -> Path:
+    """A path with ``~`` and ``~name`` at its beginning replaced by that home.
+
+    Raises:
+        UserError: if nobody of that name has one.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: nobody of that name has a home folder here; give the path in full") from None
 
 
 def package_path(*parts: str) -> Path:

@@ -245,7 +245,13 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield ``(folder, result)`` for every finished run below ``root``, by run id."""
+    """Yield ``(folder, result)`` for every finished run below ``root``, by run id.
+
+    Raises:
+        UserError: if ``root`` is a file, or for a result that cannot be read.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
     for path in sorted(root.glob("*/result.json")):
         yield path.parent, _load_result(path)
 
@@ -260,10 +266,8 @@ ENVIRONMENTS = ".environments.json"
 def measured_records(runs: Path | None) -> list[Record]:
     """All measured records: those shipped in ``reports/measured`` and those of the finished runs below ``runs``."""
     shipped = [record for path in sorted(SHIPPED.glob("*.jsonl")) for record in read_records(path)]
-    if runs is None or not runs.exists():
+    if runs is None:
         return shipped
-    if not runs.is_dir():
-        raise UserError(f"{runs} is a file, not a folder of runs; name another with --runs")
     return shipped + [record for folder, result in finished_runs(runs) for record in records_of(folder, result)]
 
 

@@ -132,5 +132,5 @@ def _open(path: Path, origin: str) -> Any:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise BrokenSampleError(f"{origin}: video {path} does not decode")
+        raise BrokenSampleError(f"{origin}: video {path} {'does not decode' if path.is_file() else 'is not there'}")
     return capture

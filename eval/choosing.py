@@ -19,8 +19,10 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
     """What to load, named to the user where they left it open.
 
     Raises:
-        UserError: if the best run is asked for and there is none.
+        UserError: if the best run is asked for and there is none, or an empty name (an unset variable) is given.
     """
+    if model is not None and not model.strip():
+        raise UserError("--model is empty; name a folder, run, preset or hub id, or leave it out for the shipped model")
     if model == BEST:
         return _best_run(benchmark, runs, console)
     if model is None:
@@ -30,7 +32,7 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
             highlight=False,
             soft_wrap=True,
         )
-    return model or SHIPPED
+    return SHIPPED if model is None else model
 
 
 def data_hash(

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError, unknown_name
-from ..files import make_readable, package_path
+from ..files import make_readable, package_path, with_home
 from .config import HybridVLConfig
 from .hybrid import HybridVLForConditionalGeneration
 from .loading import OURS, is_hub_id, open_checkpoint
@@ -123,7 +123,7 @@ def load_model(
 
 def model_folder(reference: str) -> Path:
     """The folder that a reference means: a run's ``model/``, or itself."""
-    path = Path(reference).expanduser()
+    path = with_home(reference)
     return path / "model" if (path / "model" / "config.json").exists() else path
 
 

@@ -59,7 +59,7 @@ def pattern_of_ratio(ratio: str) -> str:
     if share == 0:
         return "L"
     if not 0 < share <= 1 or share.numerator != 1:
-        near = 1 if share > 1 or share <= 0 else Fraction(1, round(1 / share))
+        near = 0 if share < 0 else 1 if share > 1 else Fraction(1, round(1 / share))
         raise UserError(f"SWA ratio {ratio} is not 0 or 1/N; the nearest is {near}")
     return "S" + "L" * (share.denominator - 1)
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import with_home
 from ..records import file_digest, package_path
 from .shipped import SHIPPED, TEACHER, VISION_TOWER
 
@@ -14,7 +15,7 @@ def weights_hash(reference: str) -> str | None:
     Raises:
         UserError: if a file cannot be read.
     """
-    path = Path(reference).expanduser()
+    path = with_home(reference)
     path = path / "model" if (path / "model" / "config.json").exists() else path
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if files:

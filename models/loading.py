@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UserError
+from ..files import with_home
 from .config import HybridVLConfig
 from .published import KEY_MAPPING, foreign_config, layer_types_of_tensors, our_name
 from .weights import TensorHeader, check_fit, read_headers
@@ -105,7 +106,9 @@ def _own_config(body: dict[str, Any], config: Any, shapes: Mapping[str, tuple[in
 
 
 def _folder(source: str | Path, hub: dict[str, Any]) -> Path:
-    path = Path(source).expanduser()
+    if not str(source).strip():
+        raise UserError("the name of a model is empty; give a folder with config.json and *.safetensors, or a hub id")
+    path = with_home(source)
     if path.is_dir():
         return path
     if not is_hub_id(str(source)):

@@ -97,7 +97,7 @@ def get_preset(
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     build, default_pattern = PRESETS[name]
-    return build(mixer, pattern or default_pattern, dict(mixer_args or {}))
+    return build(mixer, default_pattern if pattern is None else pattern, dict(mixer_args or {}))
 
 
 def _config(

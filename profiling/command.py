@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
+from ..files import check_out
 from ..models.device import resolve_device
 from ..records import Record, write_records
 from . import decode, memory, prefill, streaming, training
 from .models import DEFAULTS, config_of, resolve_dtype
 from .session import PROTOCOLS, Cell, Session, paths_of
+from .timing import MOST_TOKENS
 
 KINDS = ("decode", "stream", "memory", "training", "prefill")
 """What can be profiled; `all` takes them in this order, the most telling first."""
@@ -72,10 +74,12 @@ def profile_command(request: Request) -> list[Record]:
     for number in (*request.contexts, *request.frames):
         if number < 1:
             raise UserError(f"{number} is no number of tokens or frames; use 1 or more")
+        if number > MOST_TOKENS:
+            raise UserError(f"{number} tokens or frames are more than can be measured; use {MOST_TOKENS} or less")
     if request.protocol not in (*PROTOCOLS, "both"):
         raise UserError(f"unknown protocol {request.protocol!r}; use matched, as-published or both")
-    if request.out is not None and request.out.is_dir():
-        raise UserError(f"{request.out} is a folder; give --out a file, such as {request.out / 'profile.jsonl'}")
+    if request.out is not None:
+        check_out(request.out, "profile.jsonl")
     plans = [plan(replace(request, what=kind), device) for kind in (KINDS if request.what == "all" else [request.what])]
     session = Session(device, dtype, request.runs, request.batch, request.budget_s, request.again)
     for cells, measure in plans:

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 
 WARMUPS, REPEATS = 2, 7
+MOST_TOKENS = 2**31 - 1
+"""Most tokens or frames that may be asked for: far beyond any memory, and before the sizes of tensors overflow."""
+
 SAMPLE_MS = {"cuda": 1.0, "cpu": 0.2}
 """Least length of a sample: shorter calls are repeated within one."""
 

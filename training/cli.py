@@ -23,7 +23,7 @@ Pattern = Annotated[str | None, typer.Option(help="Its layer pattern instead of 
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens that its SWA layers see.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; one pass over the data without.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Most tokens of a sequence.")]
-Rate = Annotated[float | None, typer.Option(min=1e-9, help="Peak learning rate.")]
+Rate = Annotated[float | None, typer.Option(min=1e-9, max=10.0, help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences a step, over all processes.")]
 Seed = Annotated[int | None, typer.Option(help="Of the order and of what is not inherited.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Any other setting as NAME=VALUE; repeatable.")]

@@ -18,11 +18,13 @@ import typer
 from rich.console import Console
 
 from ...errors import UserError, unknown_name
+from ...files import check_out
 from ...models.device import resolve_device
 from ...models.registry import canonical_name, get_mixer, mixer_names
 from ...records import Record, write_records
 from ..ceilings import measure_ceilings
 from ..environment import device_state, warnings_of
+from ..timing import MOST_TOKENS
 from .attention import attention_subjects
 from .check import check_subject
 from .contenders import SCOPES, Subject
@@ -76,8 +78,10 @@ def bench_ops_command(
     tokens = sorted(set(lengths or shape.lengths[device]))
     if tokens[0] < 1:
         raise UserError(f"length {tokens[0]} is no number of tokens; use --length 1 or more")
-    if out is not None and out.is_dir():
-        raise UserError(f"{out} is a folder; give --out a file, such as {out / 'ops.jsonl'}")
+    if tokens[-1] > MOST_TOKENS:
+        raise UserError(f"length {tokens[-1]} is more than can be measured; use --length {MOST_TOKENS} or less")
+    if out is not None:
+        check_out(out, "ops.jsonl")
     wanted = _known("backend", backends, BACKENDS) or [name for name in BACKENDS if name not in ON_REQUEST]
     chosen = _known("scope", scopes, SCOPES) or [s for s in SCOPES if device == "cuda" or s != "layer"]
     with_attention = mixers is None or scopes is not None
