@@ -27,6 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixer", "pattern"), [("identity", "SLLL"), ("gated_deltanet", "S")])
 def test_arms_without_reach_learn_the_control_and_blind_ones_do_not(
     mixer: str, pattern: str, cache: Path, tmp_path: Path
