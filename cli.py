@@ -91,7 +91,7 @@ def ablate(
     ] = None,
     match: Annotated[
         str | None,
-        typer.Option(help="What all arms have alike: params, state or none; params without it, none if inheriting."),
+        typer.Option(help="What all arms have alike: params, widen, state or none; params, or widen if inheriting."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[

@@ -1,15 +1,16 @@
 """Arms of a study that differ in their mixer and not in how much they hold: configurations matched to a reference.
 
 ``params``  the decoder's layers have the reference's parameters within 2 %; the FFN's width gives way, in steps of 8
+``widen``   the same, but the FFN only grows: a student keeps all units of its teacher's, and those added start silent
 ``state``   each mixer has the reference's state elements within 2 %, through its value width (``expand_v``)
 ``none``    everything stays as the preset and the mixer have it
 
 The reference is a preset as it is, with its own mixer and pattern, whatever else a study compares: an arm is then the
 same arm in every study. Embeddings, head and vision tower are the same for all and are not counted.
 
-A student that inherits its teacher's FFNs cannot change their width, and to match by what belongs to the mixer (its
-value width) would change the state, which matters more to recall than parameters do. So recipes that inherit are
-unmatched unless the state is asked for, every record says so, and shows the parameters and the state of its arm.
+A student that inherits its teacher's FFNs cannot have narrower ones, and to match by what belongs to the mixer (its
+value width) would change the state, which matters more to recall than parameters do. So an arm that inherits may hold
+more than the reference; its records then say how much, and all show their arm's parameters and state.
 """
 
 import copy
@@ -23,7 +24,7 @@ from .config import HybridVLConfig
 from .presets import get_preset
 from .registry import get_mixer
 
-MATCHES = ("params", "state", "none")
+MATCHES = ("params", "widen", "state", "none")
 INHERITING = ("inherit", "distill")
 """Recipes whose students take over all but their mixers from a teacher."""
 
@@ -40,19 +41,19 @@ class Matched(NamedTuple):
 
 
 def resolve_match(match: str | None, recipe: str) -> str:
-    """What is matched: as asked for, or parameters where the recipe leaves the FFN's width free, else nothing.
+    """What is matched: as asked for, or parameters, by FFNs that only grow where the recipe inherits them.
 
     Raises:
         UserError: for an unknown name, or parameters under a recipe that inherits.
     """
     if match is None:
-        return "none" if recipe in INHERITING else "params"
+        return "widen" if recipe in INHERITING else "params"
     if match not in MATCHES:
         raise unknown_name("match", match, MATCHES)
     if match == "params" and recipe in INHERITING:
         raise UserError(
-            f"recipe {recipe} takes over its teacher's FFNs, whose width then cannot match parameters; use --match "
-            "state or none, or --recipe scratch"
+            f"recipe {recipe} takes over its teacher's FFNs, which cannot be narrower then; use --match widen, or "
+            "--recipe scratch"
         )
     return match
 
@@ -71,6 +72,8 @@ def matched(config: HybridVLConfig, preset: str, match: str, recipe: str) -> Mat
     """
     if match == "params":
         return Matched(match_parameters(config, _reference_parameters(preset)))
+    if match == "widen":
+        return widen(config, _reference_parameters(preset))
     if match == "state" and config.text_config.linear_layers:
         reference = get_preset(preset).text_config
         target = get_mixer(reference.mixer).state_elements(reference)
@@ -95,6 +98,19 @@ def match_parameters(config: HybridVLConfig, target: int) -> HybridVLConfig:
             f"parameters than {reached:,}, with an FFN of {nearest.text_config.intermediate_size}; use --match none"
         )
     return nearest
+
+
+def widen(config: HybridVLConfig, target: int) -> Matched:
+    """The configuration with an FFN as wide as its own or wider, nearest to ``target`` decoder parameters.
+
+    What holds more than 2 % too many without a wider FFN stays as it is, and the reason is given.
+    """
+    more = count_decoder_parameters(config) / target - 1
+    if more > TOLERANCE:
+        return Matched(config, f"holds {more:.1%} more than the reference, and its FFN cannot be narrower")
+    nearest = match_parameters(config, target)
+    wider = nearest.text_config.intermediate_size > config.text_config.intermediate_size
+    return Matched(nearest if wider else config)
 
 
 def match_state(config: HybridVLConfig, target: int, *, whole_heads: bool = False) -> Matched:

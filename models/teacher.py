@@ -52,7 +52,8 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
     """Give a student all that its teacher has but the token mixers, and start those from the teacher's attention.
 
     Args:
-        student: of the teacher's depth and widths; its linear layers keep what `TokenMixer.init_from_attention` leaves.
+        student: of the teacher's depth and width; its linear layers keep what `TokenMixer.init_from_attention` leaves.
+            Its FFNs may be wider: units beyond the teacher's give nothing until they are trained.
         teacher: with attention in every layer.
 
     Raises:
@@ -65,7 +66,7 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
     theirs = teacher.state_dict()
     ours = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(mixers)}
     for name, tensor in ours.items():
-        if name not in theirs or theirs[name].shape != tensor.shape:
+        if name not in theirs or not _fits(name, theirs[name], tensor):
             found = list(theirs[name].shape) if name in theirs else "missing"
             raise UserError(
                 f"the teacher does not fit the student: {name} is {list(tensor.shape)} here and {found} there; "
@@ -77,7 +78,24 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
     for index in linear:
         _mixer(student, index).init_from_attention(teacher.model.language_model.layers[index].self_attn)
     for name, tensor in ours.items():
-        tensor.copy_(theirs[name])
+        rows, *columns = theirs[name].shape
+        if name.endswith(ENDS_UNITS):
+            tensor.zero_()
+        tensor[(slice(rows), *map(slice, columns))] = theirs[name]
+
+
+STARTS_UNITS = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+ENDS_UNITS = "mlp.down_proj.weight"
+
+
+def _fits(name: str, theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a tensor of the student takes that of the teacher: of its shape, or with more units of an FFN."""
+    wider = [theirs.shape[0], *theirs.shape[1:]]
+    if ".language_model." in name and name.endswith(STARTS_UNITS):
+        wider[0] = max(wider[0], ours.shape[0])
+    elif ".language_model." in name and name.endswith(ENDS_UNITS):
+        wider[1] = max(wider[1], ours.shape[1])
+    return list(ours.shape) == wider
 
 
 def _mixer(student: HybridVLForConditionalGeneration, index: int) -> TokenMixer:

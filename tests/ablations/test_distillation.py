@@ -1,6 +1,7 @@
 """The recipe `distill`: its stages share out the steps, go on after a kill, and are scored one after the other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,19 @@ def test_recipes_that_are_compared_have_the_same_student() -> None:
     baseline = {"mixer": "linear_attention", "pattern": "SL"}
     cells = Study(baseline=baseline, changes={"recipe": ["distill", "scratch"]}).cells("cpu")
     sizes = {cell.arguments["recipe"]: arm_config(cell).config.text_config.intermediate_size for cell in cells}
-    assert sizes["distill"] == sizes["scratch"] == 256
+    # Wider than the teacher's 256: the arm holds less without, and a student keeps all of its teacher's units.
+    assert sizes["distill"] == sizes["scratch"] > 256
     with pytest.raises(UserError, match="recipe distill takes over its teacher's FFNs"):
         Study(baseline=baseline, changes={"recipe": ["scratch", "distill"]}, match="params").cells("cpu")
 
 
+@pytest.fixture
+def trained_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scale whose teacher is trained at the scale; all that ship take the one of the package."""
+    monkeypatch.setitem(SCALES, "small", replace(SCALES["small"], teacher="trained"))
+
+
+@pytest.mark.usefixtures("trained_teacher")
 def test_the_teacher_comes_first() -> None:
     (teacher,) = study().teachers("cpu")
     assert (teacher.arguments["pattern"], teacher.arguments["recipe"]) == ("F", "shipped")
@@ -113,9 +122,8 @@ def test_the_teacher_comes_first() -> None:
     assert [cell.arguments["teacher"] for cell in trained.cells("cpu")] == [teacher.id]
 
 
-def test_a_student_takes_over_from_the_teacher_that_was_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("trained_teacher")
+def test_a_student_takes_over_from_the_teacher_that_was_trained(tmp_path: Path) -> None:
     trained = Study(baseline={"mixer": "gla", "pattern": "SL", "recipe": "inherit"}, changes={}, scale="small")
     (teacher,), (cell,) = trained.teachers("cpu"), trained.cells("cpu")
     built = build_model(teacher, tmp_path)
@@ -129,7 +137,10 @@ def test_a_student_takes_over_from_the_teacher_that_was_trained(
         name for name, tensor in student.state_dict().items() if name in theirs and torch.equal(theirs[name], tensor)
     ]
     assert "model.language_model.layers.0.self_attn.q_proj.weight" in same
-    assert "model.language_model.layers.7.mlp.up_proj.weight" in same
+    assert "model.language_model.layers.7.input_layernorm.weight" in same
+    ours, units = student.state_dict(), built.config.text_config.intermediate_size
+    name = "model.language_model.layers.7.mlp.up_proj.weight"
+    assert torch.equal(ours[name][:units], theirs[name])
 
 
 @pytest.fixture

@@ -69,18 +69,24 @@ def test_every_scale_names_benchmarks_with_a_synthetic_twin(scale: str) -> None:
 
 
 def test_what_is_matched_is_part_of_the_cell() -> None:
-    scratch, state = (study({}, scale="small", match=match).cells("cpu")[0] for match in (None, "state"))
-    assert (scratch.arguments["match"], state.arguments["match"]) == ("params", "state")
-    assert scratch.id != state.id
-    assert study({}).cells("cpu")[0].arguments["match"] == "none"
+    inherited, state = (study({}, match=match).cells("cpu")[0] for match in (None, "state"))
+    assert (inherited.arguments["match"], state.arguments["match"]) == ("widen", "state")
+    assert inherited.id != state.id
+    assert study({"recipe": ["scratch"]}).cells("cpu")[0].arguments["match"] == "params"
 
 
 def test_arms_of_a_study_hold_alike() -> None:
-    cells = study({"mixer": mixer_names(), "pattern": ["SLLL", "SL"]}, scale="small").cells("cpu")
+    arms = {"mixer": mixer_names(), "pattern": ["SLLL", "SL"]}
+    cells = study(arms | {"recipe": ["scratch"]}, scale="small").cells("cpu")
     counts = [count_decoder_parameters(arm_config(cell).config) for cell in cells]
     assert max(counts) < 1.02 * min(counts)
+    # Those that inherit hold alike too, but for the one whose records say that it cannot.
+    found = [arm_config(cell) for cell in study(arms, scale="small").cells("cpu")]
+    counts = [count_decoder_parameters(one.config) for one in found if not one.unmatched]
+    assert max(counts) < 1.04 * min(counts)
+    assert {one.config.text_config.mixer for one in found if one.unmatched} == {"kimi_delta_attention"}
 
 
 def test_an_arm_that_cannot_be_matched_is_said_before_anything_trains() -> None:
     with pytest.raises(UserError, match="use --match none"):
-        study({"mixer_args": [{"expand_v": 64}]}, scale="small").cells("cpu")
+        study({"mixer_args": [{"expand_v": 64}], "recipe": ["scratch"]}).cells("cpu")

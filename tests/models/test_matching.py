@@ -77,9 +77,24 @@ def test_an_arm_that_is_too_large_says_so() -> None:
         matched(get_preset("tiny", mixer="gla", pattern="L", mixer_args={"expand_v": 12}), "tiny", "params", "scratch")
 
 
+@every_mixer
+@pytest.mark.parametrize("pattern", ["SLLL", "L", "S"])
+def test_widened_arms_keep_their_units_and_match_or_say_by_how_much_not(mixer: str, pattern: str) -> None:
+    reference, plain = get_preset("tiny"), get_preset("tiny", mixer=mixer, pattern=pattern)
+    arm, unmatched = matched(plain, "tiny", "widen", "inherit")
+    share = count_decoder_parameters(arm) / count_decoder_parameters(reference)
+    assert arm.text_config.intermediate_size >= plain.text_config.intermediate_size
+    if unmatched:
+        assert arm.text_config.intermediate_size == plain.text_config.intermediate_size
+        assert share > 1.02
+        assert f"{share - 1:.1%} more" in unmatched
+    else:
+        assert share == pytest.approx(1, rel=0.02)
+
+
 def test_what_is_matched_follows_the_recipe() -> None:
     assert resolve_match(None, "scratch") == "params"
-    assert resolve_match(None, "inherit") == "none"
+    assert resolve_match(None, "inherit") == "widen"
     assert resolve_match("state", "inherit") == "state"
     with pytest.raises(UserError, match="did you mean state"):
         resolve_match("stat", "scratch")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.models.checkpoints import new_model
 from infinitevl_bench.models.registry import mixer_names
 from infinitevl_bench.models.teacher import inherit
 
@@ -102,14 +103,14 @@ def test_a_misfit_is_refused_and_changes_nothing(
     assert same(before, student.state_dict())
 
 
-def test_another_width_is_refused_and_changes_nothing(make_config: Callable[..., Any], teacher: Any) -> None:
+def test_a_narrower_student_is_refused_and_changes_nothing(make_config: Callable[..., Any], teacher: Any) -> None:
     from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
 
     config = make_config("SL")
-    config.text_config.intermediate_size += 16
+    config.text_config.intermediate_size -= 16
     student = HybridVLForConditionalGeneration(config)
     before = copied(student)
-    with pytest.raises(UserError, match=r"mlp.* is \[.*64.*\] here and \[.*48.*\] there"):
+    with pytest.raises(UserError, match=r"mlp.* is \[.*32.*\] here and \[.*48.*\] there"):
         inherit(student, teacher)
     assert same(before, student.state_dict())
 
@@ -127,3 +128,24 @@ def test_a_teacher_of_another_kind_is_refused(
     with pytest.raises(UserError, match=words):
         inherit(ours, theirs)
     assert same(before, ours.state_dict())
+
+
+@pytest.mark.parametrize("pattern", ["S", "F"])
+def test_a_wider_student_says_what_the_narrow_one_says_and_its_new_units_learn(
+    pattern: str,
+    make_config: Callable[..., Any],
+    make_model: Callable[..., Any],
+    teacher: Any,
+    picture_prompt: Weights,
+) -> None:
+    narrow, config = make_model(pattern, seed=2), make_config(pattern)
+    units = config.text_config.intermediate_size
+    config.text_config.intermediate_size = units + 24
+    wide = new_model(config, 3)
+    inherit(narrow, teacher)
+    inherit(wide, teacher)
+    torch.testing.assert_close(wide(**picture_prompt).logits, narrow(**picture_prompt).logits)
+    wide(**picture_prompt).logits.square().mean().backward()
+    for layer in wide.model.language_model.layers:
+        assert layer.mlp.down_proj.weight.grad[:, units:].abs().max() > 0
+        assert not torch.equal(layer.mlp.up_proj.weight[units:], torch.zeros_like(layer.mlp.up_proj.weight[units:]))
