@@ -91,7 +91,7 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..models.processor import load_processor
-    from ..training.features import load_page_set
+    from ..training.features import prepare_page_sets
     from .cell import build_model, page_set_specs
     from .frame_cells import prepare_libraries
     from .frame_scaling import FRAMES
@@ -108,16 +108,15 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
             prepare_libraries(spec, runs, workers, progress)
             return
         model = build_model(spec, runs)
-        for pages in page_set_specs(spec):
-            load_page_set(
-                pages,
-                model,
-                load_processor(),
-                runs / "cache",
-                workers=workers,
-                device=str(spec.arguments["device"]),
-                progress=progress,
-            )
+        prepare_page_sets(
+            page_set_specs(spec),
+            model,
+            load_processor(),
+            runs / "cache",
+            workers=workers,
+            device=str(spec.arguments["device"]),
+            progress=progress,
+        )
 
 
 def default_jobs(device: str, cells: int, a_device: int = 1) -> int:

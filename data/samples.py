@@ -107,12 +107,16 @@ def turn_frame(processor: Any) -> TurnFrame:
     return TurnFrame(*(tokenizer.encode(text, add_special_tokens=False) for text in texts))
 
 
-def encode_page(page: Page, processor: Any) -> dict[str, Tensor]:
-    """Encode a page and all its turns as one training sample.
+def encode_page(
+    page: Page, processor: Any, *, most_turns: int | None = None, most_tokens: int | None = None
+) -> dict[str, Tensor]:
+    """Encode a page and its turns as one training sample.
 
     Args:
         page: Any page.
         processor: A ``Qwen2_5_VLProcessor``.
+        most_turns: The first so many turns only; all if None.
+        most_tokens: No more turns than fit into so many tokens, but one at least; all if None.
 
     Returns:
         ``input_ids``, ``labels`` (answers and the end-of-turn token after each, `IGNORED` elsewhere) and
@@ -130,10 +134,11 @@ def encode_page(page: Page, processor: Any) -> dict[str, Tensor]:
 
     ids = [*frame.before_image, *[processor.image_token_id] * image_tokens, *frame.after_image]
     labels = [IGNORED] * len(ids)
-    for number in range(len(turns)):
+    kept = _kept_turns(len(ids), encoded, frame, most_turns, most_tokens)
+    for number in range(kept):
         question = encoded[2 * number] + frame.to_answer
         answer = [*encoded[2 * number + 1], tokenizer.eos_token_id]
-        after = frame.to_question if number + 1 < len(turns) else frame.end
+        after = frame.to_question if number + 1 < kept else frame.end
         ids += question + answer + after
         labels += [IGNORED] * len(question) + answer + [IGNORED] * len(after)
     input_ids = torch.tensor(ids)
@@ -144,3 +149,18 @@ def encode_page(page: Page, processor: Any) -> dict[str, Tensor]:
         "pixel_values": image["pixel_values"],
         "image_grid_thw": grid,
     }
+
+
+def _kept_turns(
+    length: int, encoded: list[list[int]], frame: TurnFrame, most_turns: int | None, most_tokens: int | None
+) -> int:
+    """How many turns, questions and answers in turn in ``encoded``, follow ``length`` tokens within the limits."""
+    turns = len(encoded) // 2
+    for number in range(turns if most_turns is None else min(turns, most_turns)):
+        asked, answered = encoded[2 * number : 2 * number + 2]
+        # The end-of-turn token is one more.
+        length += len(asked) + len(frame.to_answer) + len(answered) + 1
+        if number and most_tokens is not None and length + len(frame.end) > most_tokens:
+            return number
+        length += len(frame.to_question)
+    return turns if most_turns is None else min(turns, most_turns)

@@ -12,7 +12,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..data.families import generate_page
 from ..data.pages import Page
-from ..data.samples import encode_page
+from ..data.samples import encode_page, page_turns
 from ..data.seeds import hash_seed
 from ..errors import UserError
 from ..records import atomic_write, locked, package_path
@@ -42,7 +42,8 @@ GREY = (128, 128, 128)
 class PageSetSpec(BaseModel):
     """Which pages a set holds: ``pages`` of them, the families in turn by ``weights``, and the ``levels`` in turn.
 
-    Without ``levels`` all pages are of ``level``. ``blind`` puts grey in the place of every picture.
+    Without ``levels`` all pages are of ``level``. ``blind`` puts grey in the place of every picture. A page is asked
+    its first ``turns`` questions, and no more than fit into ``tokens``; all of them where nothing is said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,8 @@ class PageSetSpec(BaseModel):
     levels: tuple[PositiveInt, ...] = ()
     split: str = "train"
     blind: bool = False
+    turns: PositiveInt | None = None
+    tokens: PositiveInt | None = None
 
     def family_of(self, index: int) -> str:
         """The family of page ``index``: a fixed rotation, so that any prefix is balanced."""
@@ -74,7 +77,8 @@ class PageSetSpec(BaseModel):
 class PageSet:
     """Encoded pages with their features, in memory; a batch is gathered from them.
 
-    Tensors of all pages lie end to end; ``token_starts`` says where each page begins.
+    Tensors of all pages lie end to end; ``token_starts`` says where each page begins. ``guesses`` ``[pages]`` are how
+    likely the answer to each page's first question is guessed by naming any of the values on the page.
     """
 
     def __init__(self, tensors: dict[str, Tensor], image_token_id: int, key: str, device: str = "cpu") -> None:
@@ -176,43 +180,67 @@ def load_page_set(
     Raises:
         UserError: if the file cannot be written. A damaged one is made again.
     """
-    key = page_set_key(spec)
-    path = cache / f"pages-{key}.safetensors"
+    with _encoders(model, processor, workers, device) as encode:
+        tensors = _cached(spec, cache, encode, progress)
+    return PageSet(tensors, model.config.image_token_id, page_set_key(spec), device)
+
+
+def prepare_page_sets(
+    specs: Iterable[PageSetSpec],
+    model: Any,
+    processor: Any,
+    cache: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make those of the page sets that the cache folder lacks, by the same processes one after the other.
+
+    Arguments and errors are those of `load_page_set`.
+    """
+    with _encoders(model, processor, workers, device) as encode:
+        for spec in specs:
+            _cached(spec, cache, encode, progress)
+
+
+def _cached(
+    spec: PageSetSpec, cache: Path, encode: "Encode", progress: Callable[[int, int], None] | None
+) -> dict[str, Tensor]:
+    """The tensors of a page set from its file, which is made first if need be."""
+    path = cache / f"pages-{page_set_key(spec)}.safetensors"
     with locked(Path(f"{path}.lock")):
         tensors = _read(path)
         if tensors is None:
-            tensors = _encode(spec, model, processor, workers, device, progress)
+            tensors = _encode(spec, encode, progress)
             atomic_write(path, save(tensors))
-    return PageSet(tensors, model.config.image_token_id, key, device)
+    return tensors
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file; None if there is none, or a damaged one."""
+    """The tensors of a file; None if there is none, or a damaged one, or one of an earlier release."""
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError):
         return None
+    return found if "guesses" in found else None
 
 
 RANGE = 64
 """Pages that the tower sees at a time; the features are a function of the range, whoever computes it."""
 
 
-def _encode(
-    spec: PageSetSpec,
-    model: Any,
-    processor: Any,
-    workers: int,
-    device: str,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Tensor]:
+Encode = Callable[[PageSetSpec, list[tuple[int, int]]], Iterator[dict[str, Tensor]]]
+"""From a set and ranges of its pages to their tensors, in the order of the ranges."""
+
+
+def _encode(spec: PageSetSpec, encode: Encode, progress: Callable[[int, int], None] | None) -> dict[str, Tensor]:
     ranges = [(start, min(start + RANGE, spec.pages)) for start in range(0, spec.pages, RANGE)]
     parts = []
-    with _encoders(spec, model, processor, min(workers, len(ranges)), device) as encode:
-        for part, (_, stop) in zip(encode(ranges), ranges, strict=True):
-            parts.append(part)
-            if progress is not None:
-                progress(stop, spec.pages)
+    for part, (_, stop) in zip(encode(spec, ranges), ranges, strict=True):
+        parts.append(part)
+        if progress is not None:
+            progress(stop, spec.pages)
     joined = {
         name: torch.cat([part[name] for part in parts], dim=-2 if name == "features" else -1) for name in parts[0]
     }
@@ -221,16 +249,19 @@ def _encode(
 
 
 @contextmanager
-def _encoders(
-    spec: PageSetSpec, model: Any, processor: Any, workers: int, device: str
-) -> Iterator[Callable[[list[tuple[int, int]]], Iterator[dict[str, Tensor]]]]:
+def _encoders(model: Any, processor: Any, workers: int, device: str) -> Iterator[Encode]:
     """What encodes ranges of pages, in their order: this process, or several of them."""
     if workers <= 1:
-        model.model.visual.to(device)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+
+        def encode_here(spec: PageSetSpec, ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+            model.model.visual.to(device)
+            torch.set_num_threads(1)
+            for span in ranges:
+                yield _encode_range(spec, model, processor, device, *span)
+
         try:
-            yield lambda ranges: (_encode_range(spec, model, processor, device, *span) for span in ranges)
+            yield encode_here
         finally:
             torch.set_num_threads(threads)
         return
@@ -240,14 +271,12 @@ def _encoders(
         weights.write_bytes(
             save({name: tensor.cpu().contiguous() for name, tensor in model.model.visual.state_dict().items()})
         )
-        with _pool(workers, model.config, weights, device) as encode_with:
-            yield lambda ranges: encode_with(spec, ranges)
+        with _pool(workers, model.config, weights, device) as encode:
+            yield encode
 
 
 @contextmanager
-def _pool(
-    workers: int, config: Any, weights: Path, device: str
-) -> Iterator[Callable[[PageSetSpec, list[tuple[int, int]]], Iterator[dict[str, Tensor]]]]:
+def _pool(workers: int, config: Any, weights: Path, device: str) -> Iterator[Encode]:
     others = set(multiprocessing.active_children())
     # Spawned, not forked: the parent may hold threads and an accelerator.
     pool = ProcessPoolExecutor(
@@ -316,9 +345,11 @@ def _encode_range(
 ) -> dict[str, Tensor]:
     """Draw, tokenise and see pages ``start`` to ``stop``: tensors end to end, and the ``lengths`` of the pages."""
     visual = model.model.visual.eval()
-    samples, positions = [], []
+    samples, positions, guesses = [], [], []
     for index in range(start, stop):
-        sample = encode_page(spec.page(index), processor)
+        page = spec.page(index)
+        guesses.append(page.values.count(page_turns(page)[0].answers[0]) / max(1, len(page.values)))
+        sample = encode_page(page, processor, most_turns=spec.turns, most_tokens=spec.tokens)
         samples.append(sample)
         ids = sample["input_ids"].view(1, -1)
         position_ids, _ = model.model.get_rope_index(
@@ -336,6 +367,7 @@ def _encode_range(
         "position_ids": torch.cat(positions, dim=-1).contiguous(),
         "features": features_of(visual, pixels, grids).half().cpu(),
         "lengths": torch.tensor([len(sample["input_ids"]) for sample in samples]),
+        "guesses": torch.tensor(guesses, dtype=torch.float64),
     }
 
 

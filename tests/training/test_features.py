@@ -1,16 +1,26 @@
 """Pages seen once: batches gathered from them, their order, and the file that holds them."""
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from infinitevl_bench.data.samples import page_turns
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.checkpoints import new_model
 from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.models.processor import load_processor
+from infinitevl_bench.training import features
 from infinitevl_bench.training.batch import FIRST, IGNORED, PADDING, TEXT, VISION, AnswerLoss, Batch
-from infinitevl_bench.training.features import RANGE, PageSet, PageSetSpec, load_page_set, page_set_key
+from infinitevl_bench.training.features import (
+    RANGE,
+    PageSet,
+    PageSetSpec,
+    load_page_set,
+    page_set_key,
+    prepare_page_sets,
+)
 
 IMAGE = 99
 WIDTH = 8
@@ -188,3 +198,53 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, tower: Any) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*file/cache"):
         load_page_set(SPEC, tower, load_processor(), tmp_path / "file" / "cache")
+
+
+def test_several_sets_are_made_by_one_pool_and_found_again(
+    tmp_path: Path, tower: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = load_processor()
+    specs = [SPEC.model_copy(update={"pages": 4, "seed": seed}) for seed in (0, 1)]
+    pools = []
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        pools.append(1)
+        return ProcessPoolExecutor(*arguments, **keywords)
+
+    monkeypatch.setattr(features, "ProcessPoolExecutor", counted)
+    prepare_page_sets(specs, tower, processor, tmp_path, workers=2)
+    assert len(pools) == 1
+    monkeypatch.setattr(features, "_encode", None)  # calling it would fail
+    assert [len(load_page_set(spec, tower, processor, tmp_path)) for spec in specs] == [4, 4]
+
+
+def test_guesses_are_the_share_of_a_pages_values_that_answer_its_first_question(tmp_path: Path, tower: Any) -> None:
+    spec = PageSetSpec(weights={"documents": 1, "shapes": 1, "transcription": 1}, pages=6)
+    found = load_page_set(spec, tower, load_processor(), tmp_path).tensors["guesses"].tolist()
+    for index, guess in enumerate(found):
+        page = spec.page(index)
+        answer = page_turns(page)[0].answers[0]
+        assert guess == sum(value == answer for value in page.values) / max(1, len(page.values))
+    assert found[0] == 1 / len(spec.page(0).values), "documents have distinct values"
+
+
+def test_fewer_turns_and_tokens_are_the_first_turns_of_the_page(tmp_path: Path, tower: Any) -> None:
+    processor, whole = load_processor(), PageSetSpec(weights={"documents": 1, "charts": 1}, pages=8, level=2)
+
+    def tokens(**changes: Any) -> list[list[int]]:
+        pages = load_page_set(whole.model_copy(update=changes), tower, processor, tmp_path)
+        return [ids.tolist() for ids in pages.tensors["input_ids"].split(pages.lengths.tolist())]
+
+    every, limit = tokens(), 160
+    assert max(map(len, every)) > limit
+    end = processor.tokenizer.eos_token_id
+    for all_turns, one, fitting in zip(every, tokens(turns=1), tokens(tokens=limit), strict=True):
+        answers = [ids.count(end) for ids in (all_turns, one, fitting)]
+        assert answers[1] < answers[0]
+        assert len(fitting) <= limit or fitting == one
+        for cut in (one, fitting):
+            # Behind the last answer's end-of-turn token the template closes otherwise than it goes on.
+            kept = len(cut) - cut[::-1].index(end)
+            assert cut[:kept] == all_turns[:kept]
+    assert tokens(turns=99) == every == tokens(tokens=9999)
+    assert [len(ids) for ids in tokens(tokens=1)] == [len(ids) for ids in tokens(turns=1)]
