@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from ..models.checkpoints import save_model
 from ..models.hybrid import HybridVLForConditionalGeneration
 from .checkpoint import whole_state
+from .loop import FLOAT32
 from .sft import add_lora, merge_lora
 from .stages import StageSettings
 from .students import Starting
@@ -38,7 +39,7 @@ def export(starting: Starting, settings: StageSettings, path: Path, origin: str,
     if tuner is not None:
         model = merge_lora(tuner)
     # What was held in bfloat16 before training is stored in it after.
-    model.to(torch.float32 if settings.training.precision == "no" else torch.bfloat16)
+    model.to(torch.float32 if settings.training.precision in FLOAT32 else torch.bfloat16)
     shutil.rmtree(path / MODEL_FOLDER, ignore_errors=True)
     save_model(model, starting.processor, path / MODEL_FOLDER, origin)
 

@@ -5,10 +5,14 @@ that a step needs lies on the device (the pages, their order, AdamW's state), pa
 the whole step, from page numbers to new weights, is captured once and replayed. A run is a generator that launches one
 step and yields, so that one process keeps the graphs of several runs, each on a stream of its own, busy together.
 
+What lies between the matrix products of a decoder layer is compiled to a few kernels first: launched one by one, these
+operations read and write every activation several times, which is most of a small model's step.
+
 Without an accelerator the same step runs eagerly: it computes what `loop.train` computes on the same pages.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +29,16 @@ from .batch import IGNORED
 from .checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from .clock import Clock
 from .features import PageSet
-from .loop import TrainArguments, TrainResult, learning_rate_at, parameter_groups
+from .loop import FLOAT32, TrainArguments, TrainResult, learning_rate_at, parameter_groups, set_product_precision
+
+MULTIPLE = 32
+"""Sets are padded to a multiple of this many tokens, so that few lengths are compiled and chunks are whole."""
+
+EAGER = "INFINITEVL_BENCH_EAGER_STEPS"
+"""Set in the environment, it keeps the layers of captured steps from being compiled, to look for a fault."""
+
+MOST_GRAPHS = 64
+"""Of one process: kinds of layers times shapes. torch gives up after eight by default."""
 
 WARM_UP_STEPS = 3
 """Steps before the capture, as torch asks for; what they changed is put back."""
@@ -68,7 +81,7 @@ class FixedPages:
         self.pages = pages
         labels = pages.tensors["labels"]
         device = labels.device
-        self.columns = torch.arange(int(pages.lengths.max()), device=device)
+        self.columns = torch.arange(-(-int(pages.lengths.max()) // MULTIPLE) * MULTIPLE, device=device)
         places = (labels != IGNORED).nonzero().squeeze(1)
         page = torch.bucketize(places, pages.starts[1:], right=True)
         counts = torch.bincount(page, minlength=len(pages))
@@ -143,6 +156,18 @@ def exact_answers(model: Any, pages: FixedPages, batch_size: int = 256) -> Tenso
     return torch.cat(found)
 
 
+def compile_layers(model: Any) -> None:
+    """Compile the decoder's layers, each kind of layer once for every shape; what cannot be compiled is an error."""
+    torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
+    for layer in model.model.language_model.layers:
+        layer.compile(fullgraph=True, dynamic=False)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Runs the layers as they are: scoring meets many shapes a few times each, and compiling them would take longer."""
+    return torch.compiler.set_stance("force_eager")
+
+
 class Samples(Protocol):
     """What is trained on: numbered samples whose batches have one shape and look at no value."""
 
@@ -162,7 +187,8 @@ class FixedTraining:
         model: on its device; its vision tower is frozen, its mixers take the torch backend (kernels that compile or
             tune themselves would do so within the capture).
         pages: on the same device, or videos.
-        arguments: hyper-parameters; precision must be "no". ``length_groups`` does not matter: all pages are padded.
+        arguments: hyper-parameters; precision must be "no" or "tf32". ``length_groups`` does not matter: all pages are
+            padded.
         folder: gets ``metrics.jsonl`` and the checkpoint.
         data_key: names the pages.
         probe: called with the number of steps done, now and then.
@@ -182,7 +208,7 @@ class FixedTraining:
         probe_every: int = 100,
         on_step: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        if arguments.precision != "no":
+        if arguments.precision not in FLOAT32:
             raise ValueError(f"steps of one shape train in float32, not in precision {arguments.precision}")
         self.model, self.pages, self.arguments, self.folder = model, pages, arguments, folder
         self.probe, self.probe_every, self.on_step = probe, probe_every, on_step
@@ -196,6 +222,9 @@ class FixedTraining:
         device = self.parameters[0].device
         self.rate = torch.tensor(0.0, device=device)
         self.captured = device.type == "cuda"
+        set_product_precision(arguments.precision)
+        if self.captured and not os.environ.get(EAGER):
+            compile_layers(model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, arguments.weight_decay),
             lr=self.rate,
@@ -240,7 +269,8 @@ class FixedTraining:
                     return TrainResult("diverged", step, arguments.diverged_at, clock.seconds, clock.tokens)
                 if step % self.probe_every == 0 or step == arguments.steps:
                     self.model.eval()
-                    self.probe(step)
+                    with uncompiled():
+                        self.probe(step)
                     self.model.train()
                 pause = arguments.checkpoint_every_seconds
                 if pause is not None and means is not None and time.monotonic() - saved > pause:

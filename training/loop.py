@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,6 +27,9 @@ from .batch import Batch, Batches, Objective
 from .checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 from .clock import Clock
 
+FLOAT32 = ("no", "tf32")
+"""Precisions that hold every parameter in float32."""
+
 
 class TrainArguments(BaseModel):
     """Hyper-parameters of one training run.
@@ -35,8 +39,10 @@ class TrainArguments(BaseModel):
     ``warmup`` is the share of steps over which the learning rate rises; then it falls along a cosine to
     ``final_rate`` of its peak. ``diverged_at`` is the loss, in its unit, from which a run counts as diverged.
     ``checkpoint_every_seconds`` of None writes none, for runs that only measure.
-    ``precision``: "no" computes in float32; "bf16" computes in bfloat16 and keeps what trains, and AdamW's moments, in
-    float32; "pure_bf16" keeps them in bfloat16 too. ``gradient_checkpointing`` computes each layer's activations again
+    ``precision``: "no" computes in float32; "tf32" does so with the factors of matrix products rounded to TF32
+    on an accelerator that has it (10 bits of mantissa, sums in float32); "bf16" computes in bfloat16 and keeps what
+    trains, and AdamW's moments, in float32; "pure_bf16" keeps them in bfloat16 too. ``gradient_checkpointing`` computes
+    each layer's activations again
     in the backward pass.
     """
 
@@ -51,7 +57,7 @@ class TrainArguments(BaseModel):
     weight_decay: NonNegativeFloat = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: PositiveFloat = 1.0
-    precision: Literal["no", "bf16", "pure_bf16"] = "no"
+    precision: Literal["no", "tf32", "bf16", "pure_bf16"] = "no"
     gradient_checkpointing: bool = False
     seed: int = 0
     log_every: PositiveInt = 20
@@ -80,17 +86,18 @@ def learning_rate_at(step: int, arguments: TrainArguments) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups in the order of the parameters: weight decay on matrices, none on norms, biases, decays."""
-    return [
-        {
-            "params": [parameter],
-            "weight_decay": weight_decay
-            if parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
-            else 0.0,
-        }
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
+    """AdamW's groups: weight decay on matrices, none on norms, biases, decays.
+
+    Neighbours of one kind form a group, so that the parameters stay in their order, as checkpoints have them, and one
+    kernel updates many of them.
+    """
+
+    def decay(parameter: nn.Parameter) -> float:
+        matrix = parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
+        return weight_decay if matrix else 0.0
+
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return [{"params": list(params), "weight_decay": found} for found, params in groupby(trained, decay)]
 
 
 def make_accelerator(arguments: TrainArguments, device: str) -> Accelerator:
@@ -102,8 +109,15 @@ def make_accelerator(arguments: TrainArguments, device: str) -> Accelerator:
 def set_precision(objective: nn.Module, precision: str) -> None:
     """Give every parameter the type that it is held in; see `TrainArguments`."""
     for parameter in objective.parameters():
-        wide = precision == "no" or (precision == "bf16" and parameter.requires_grad)
+        wide = precision in FLOAT32 or (precision == "bf16" and parameter.requires_grad)
         parameter.data = parameter.data.to(torch.float32 if wide else torch.bfloat16)
+    set_product_precision(precision)
+
+
+def set_product_precision(precision: str) -> None:
+    """Round the factors of this process's float32 products on an accelerator if ``precision`` is "tf32"."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def train(

@@ -11,6 +11,7 @@ from ..models.shipped import SHIPPED
 from ..models.teacher import inherit
 from .batch import AnswerLoss, Objective
 from .distill import LayerDistillation, LogitDistillation, train_mixers
+from .loop import FLOAT32
 from .sft import add_lora, train_decoder
 from .stages import DISTILLATION, StageSettings
 
@@ -67,7 +68,7 @@ def load_start(
     Raises:
         UserError: if they cannot be loaded, or do not fit each other.
     """
-    dtype = torch.float32 if settings.training.precision == "no" else torch.bfloat16
+    dtype = torch.float32 if settings.training.precision in FLOAT32 else torch.bfloat16
     loaded = load_model(teacher or SHIPPED, dtype=dtype) if stage in DISTILLATION or model is None else None
     if model is not None:
         student, processor = load_model(model, dtype=dtype)[:2]

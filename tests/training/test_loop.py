@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.models.checkpoints import new_model
+from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.records import RunFolder, RunSpec
 from infinitevl_bench.training.batch import TEXT, AnswerLoss, Batch
 from infinitevl_bench.training.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
-from infinitevl_bench.training.loop import TrainArguments, learning_rate_at, train
+from infinitevl_bench.training.loop import TrainArguments, learning_rate_at, parameter_groups, train
 from torch import nn
 
 SPEC = RunSpec(kind="train", arguments={})
@@ -159,3 +161,19 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes | None) -> 
     (tmp_path / FILE_NAME).write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     with pytest.raises(UserError, match="cannot be read"):
         load_checkpoint(tmp_path / FILE_NAME, model, optimizer, "data")
+
+
+def test_groups_keep_the_order_of_the_parameters_and_spare_vectors_the_decay() -> None:
+    model = new_model(get_preset("tiny"), 0).model.language_model
+    model.layers[0].requires_grad_(False)
+    groups = parameter_groups(model, 0.1)
+    listed = [parameter for group in groups for parameter in group["params"]]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert [id(one) for one in listed] == [id(one) for one in trained]
+    assert len(groups) < len(trained)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = parameter.ndim < 2 or name.endswith(("A_log", "dt_bias"))
+            assert group["weight_decay"] == (0.0 if spared else 0.1), name
