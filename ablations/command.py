@@ -1,7 +1,7 @@
 """The `ablate` command: from options to cells to a table of scores."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from ..models.device import resolve_device
 from ..records import Record, RunSpec
 from .frame_command import frame_study, frames_table
 from .frame_scaling import FramePlan
-from .plan import Plan, get_plan, get_size
+from .plan import get_plan, get_size
 from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
@@ -127,7 +127,7 @@ def study_command(
     count = jobs or default_jobs(device, len(cells), STUDY_JOBS)
     choosing = run_grid(cells, runs, count, console)
     rates = plan.best_rates(cells, choosing)
-    console.print(rates_table(plan, rates))
+    console.print(rates_table(rates, plan.rates(scale)))
     records = run_grid(plan.test_cells(scale, device, rates, steps), runs, count, console)
     console.print(scores_table(records))
     console.print(learning_table(records))
@@ -143,24 +143,20 @@ def _frames(
     choosing, rates, records = frame_study(
         plan, scale, device, jobs, usual, runs, console, steps=steps, frames=frames
     )  # fmt: skip
-    console.print(rates_table(plan, rates))
+    console.print(rates_table(rates, plan.rates(scale)))
     console.print(frames_table(records))
     console.print(f"study {plan.name}, scale {scale}, exact answers; runs in {runs}")
     return [*choosing, *records]
 
 
-def rates_table(plan: Plan, rates: dict[str, float]) -> Table:
+def rates_table(rates: dict[str, float], tried: Sequence[float]) -> Table:
     """The learning rate of every arm, and whether it is the lowest or highest that was tried."""
     table = Table(title="learning rate, chosen on validation pages and seeds", title_justify="left")
     for heading in ("arm", "rate", ""):
         table.add_column(heading)
     for name, rate in rates.items():
-        table.add_row(name, f"{rate:g}", "at the end of those tried" if rate in _ends(plan) else "")
+        table.add_row(name, f"{rate:g}", "at the end of those tried" if rate in (tried[0], tried[-1]) else "")
     return table
-
-
-def _ends(plan: Plan) -> tuple[float, float]:
-    return plan.learning_rates[0], plan.learning_rates[-1]
 
 
 def learning_table(records: list[Record]) -> Table:

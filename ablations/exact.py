@@ -11,14 +11,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data.samples import page_turns
 from ..eval.benchmarks import find_benchmark
 from ..eval.statistics import interval
 from ..models.device import device_name
 from ..models.processor import load_processor
 from ..records import Record, RunFolder, RunHeldError, RunSpec
 from ..training.features import PageSetSpec, load_page_set
-from ..training.fixed import FixedPages, FixedTraining, exact_answers, side_by_side
+from ..training.fixed import FixedPages, FixedTraining, exact_answers, side_by_side, uncompiled
 from ..training.loop import TrainArguments, TrainResult
 from .cell import MODEL_FOLDER, build_model, curve, facts
 from .frame_cells import FrameCell
@@ -67,8 +66,9 @@ def run_together(specs: list[RunSpec], runs: Path, most: int | None = None) -> N
                 folder.write_environment(device_name(spec.arguments["device"]))
                 begun.append((FrameCell if spec.arguments["scoring"] == FRAMES else _Cell)(spec, folder, runs))
         results = side_by_side(cell.training.run() for cell in begun)
-        for cell, result in zip(begun, results, strict=True):
-            cell.finish(result)
+        with uncompiled():
+            for cell, result in zip(begun, results, strict=True):
+                cell.finish(result)
 
 
 class _Cell:
@@ -119,7 +119,7 @@ class _Cell:
             family = find_benchmark(benchmark).family
             guesses = [
                 guess
-                for index, guess in enumerate(_guesses(self.probe_spec))
+                for index, guess in enumerate(self._guesses(self.probe_spec))
                 if self.probe_spec.family_of(index) == family
             ]
             threshold = (100 + 100 * fmean(guesses)) / 2
@@ -143,7 +143,7 @@ class _Cell:
             metric = "blind" if kind == "blind" else "score" if first else "level_score"
             records.append(make(metric, 100 * fmean(right), benchmark, samples=right, level=asked.level))
             if metric == "score":
-                guesses = list(_guesses(asked))
+                guesses = self._guesses(asked)
                 records.append(make("page_value", 100 * fmean(guesses), benchmark, samples=guesses, level=asked.level))
         return records
 
@@ -156,6 +156,11 @@ class _Cell:
             own = [float(one) for one, of in zip(right, families, strict=True) if of == family]
             percent[benchmark] = round(100 * fmean(own), 3)
         self.folder.append(PROBE, {"step": step, "percent": percent})
+
+    def _guesses(self, spec: PageSetSpec) -> list[float]:
+        """How likely the first answer of each page is guessed by naming any of the values on the page."""
+        guesses: list[float] = self._pages(spec).pages.tensors["guesses"].tolist()
+        return guesses
 
     def _pages(self, spec: PageSetSpec) -> FixedPages:
         return _load(spec.model_dump_json(), self.runs / "cache", self.device)
@@ -171,21 +176,6 @@ def _load(pages: str, folder: Path, device: str) -> FixedPages:
     spec = PageSetSpec.model_validate_json(pages)
     found = load_page_set(spec, new_model(get_preset("tiny"), 0), processor, folder, device=device)
     return FixedPages(found, processor.tokenizer.eos_token_id)
-
-
-def _guesses(spec: PageSetSpec) -> tuple[float, ...]:
-    """How likely the first answer of each page is guessed by naming any of the values on the page."""
-    return _guesses_of(spec.model_dump_json())
-
-
-@cache
-def _guesses_of(pages: str) -> tuple[float, ...]:
-    spec = PageSetSpec.model_validate_json(pages)
-    found = []
-    for index in range(spec.pages):
-        page = spec.page(index)
-        found.append(page.values.count(page_turns(page)[0].answers[0]) / max(1, len(page.values)))
-    return tuple(found)
 
 
 def _record(

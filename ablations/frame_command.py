@@ -45,7 +45,7 @@ def frame_study(
     """
     plan = replace(plan, tested=tuple(frames or ()))
     cells = plan.validation_cells(scale, device, steps)
-    lowest = dict.fromkeys(plan.arms, plan.learning_rates[0])
+    lowest = dict.fromkeys(plan.arms, plan.rates(scale)[0])
     plan.check_memory(plan.test_cells(scale, device, lowest, steps))
     count = jobs or default_jobs
     choosing = run_grid(cells, runs, count, console)

@@ -102,7 +102,7 @@ class FramePlan(Plan):
         return [
             _cell(base, arm, scale, "short", "validation", frames=())
             for arm in self.arms.values()
-            for rate in self.learning_rates
+            for rate in self.rates(scale)
             for base in _bases(arm, rate, frame_size(scale).validation_seeds, scale, device, steps)
         ]
 
@@ -238,4 +238,5 @@ PLAN = FramePlan(
         "window_only": Arm("gated_deltanet", pattern="S"),
         "full_attention": Arm("gated_deltanet", pattern="F", smallest=True),
     },
+    learning_rates=(5e-4, 1e-3, 2e-3),
 )

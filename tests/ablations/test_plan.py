@@ -27,7 +27,8 @@ def test_a_study_says_what_it_is_and_its_cells_can_be_built(name: str) -> None:
     said = __import__(f"infinitevl_bench.ablations.{name}", fromlist=["PLAN"]).__doc__
     assert said is not None
     assert all(words in said for words in ("Claim", "Artifact", "Command", "Cost", f"--study {name}", *plan.claims))
-    assert len(set(plan.learning_rates)) >= 3
+    for scale in SIZES:
+        assert len(set(plan.rates(scale))) >= 3
     cells = replace(plan, learning_rates=(2e-3,)).validation_cells("small", "cpu")
     assert len({cell.id for cell in cells}) == len(cells)
     assert all(arm_config(cell) for cell in cells)
@@ -99,8 +100,10 @@ def test_two_studies_share_the_cells_that_are_the_same() -> None:
     assert cells[0] == cells[1]
 
 
-def test_the_best_rate_has_the_best_mean_over_seeds() -> None:
+def test_the_best_rate_has_the_best_mean_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "small", replace(SIZES["small"], validation_seeds=(100, 101)))
     plan = get_plan("mixer_choice").only(["gla", "gla_without_convolution"], "small")
+    plan = replace(plan, learning_rates=(1e-3, 2e-3, 4e-3))
     cells = plan.validation_cells("small", "cpu")
     # In the order of the cells: arm, rate, seed. One seed alone would choose the last rate of the first arm.
     values = [10, 20, 60, 50, 90, 5, 3, 3, 1, 2, 3, 3]
