@@ -1,5 +1,7 @@
 """Where a run ran: the machine, the packages, the commit and the command line, without secrets."""
 
+import json
+import os
 import platform
 import re
 import subprocess
@@ -23,6 +25,8 @@ SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+COMMAND = "INFINITEVL_BENCH_COMMAND"
+"""What a command tells the processes that it starts: its own command line, a list in JSON."""
 
 _ABSOLUTE = re.compile(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\=]+[/\\])*(?=[^\s/\\=]*)")
 
@@ -45,9 +49,17 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in RECORDED_PACKAGES if (version := _version(name)) is not None},
         "git": _git_state(),
-        "command": [Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])],
+        "command": command_line(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def command_line() -> list[str]:
+    """What the user called, without secrets: of this process, or of that which started it for its work."""
+    told = os.environ.get(COMMAND)
+    if told is not None:
+        return [str(part) for part in json.loads(told)]
+    return [Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])]
 
 
 def _version(package: str) -> str | None:

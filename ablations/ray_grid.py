@@ -5,6 +5,7 @@ ends without a word (killed, out of memory, its machine gone) is tried again, an
 user has to mend is not. Finished cells are never started.
 """
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from ..environment import COMMAND, command_line
 from ..errors import UserError
 from ..records import RunHeldError, RunSpec
 from .progress import POLL_SECONDS, GridProgress
@@ -92,7 +94,8 @@ def run_on_ray(
 
     # "local" begins an instance of its own; without an address Ray would join whatever cluster it finds, or wait for
     # one that is gone.
-    own = {"include_dashboard": False} if cluster.address == LOCAL else {}
+    own: dict[str, Any] = {"include_dashboard": False} if cluster.address == LOCAL else {}
+    own["runtime_env"] = {"env_vars": {COMMAND: json.dumps(command_line())}}
     try:
         ray.init(address=cluster.address, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:

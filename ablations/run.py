@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from ..environment import COMMAND, command_line
 from ..errors import UserError
 from ..models.device import visible_accelerators
 from ..records import Record, RunFolder, RunHeldError, RunSpec
@@ -131,6 +132,7 @@ def _run_workers(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # Small tensors gain nothing from more threads than cores, and lose much. Who has set a number, knows why.
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    environment[COMMAND] = json.dumps(command_line())
     with tempfile.TemporaryDirectory() as scratch:
         request = Path(scratch, "cells.json")
         request.write_text(json.dumps([spec.model_dump(mode="json") for spec in todo]), encoding="utf-8")

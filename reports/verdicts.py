@@ -69,8 +69,12 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def found_so_far(verdicts: Sequence[Verdict]) -> str:
-    """What the shipped records say of each claim that they decide, as the list that README shows under the table."""
-    return "".join(f"- **{one.claim}** · {markdown_text(one.effect)}.\n" for one in verdicts if one.decided)
+    """What the shipped records say of each claim that they speak of, as the list that README shows under the table."""
+    return "".join(
+        f"- **{one.claim}**{'' if one.decided else ' (not decided)'} · {markdown_text(one.effect)}.\n"
+        for one in verdicts
+        if one.effect
+    )
 
 
 def _code(command: str | None) -> str:

@@ -17,6 +17,7 @@ from infinitevl_bench.ablations.run import run_grid
 from infinitevl_bench.ablations.scales import SCALES
 from infinitevl_bench.ablations.study import Study
 from infinitevl_bench.ablations.worker import work
+from infinitevl_bench.environment import command_line
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import Record, RunFolder, RunHeldError, RunSpec
 from rich.console import Console
@@ -132,6 +133,9 @@ def test_every_cell_is_trained_scored_and_recorded(whole: tuple[Path, list[Recor
             (spec.arguments["mixer"], "SL", "synthetic")
         }
         assert RunFolder(runs, spec).result()["summary"]["status"] == "ok"
+        # What was called here, not the process that did it.
+        described = json.loads((RunFolder(runs, spec).path / "env.json").read_text())
+        assert described["command"] == command_line()
     assert len(records) == 2 * (6 + 3 * len(BENCHMARKS))
 
 
