@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,19 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove the temporary files that `atomic_write` left where its process was killed.
+
+    Args:
+        folder: where they are. Whoever calls must hold the lock of what is written there.
+        name: of the files that they were for, or its beginning; any without it.
+    """
+    for path in folder.glob(f".{name}*"):
+        # What tempfile appends: eight of these characters.
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

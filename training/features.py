@@ -33,7 +33,7 @@ from ..data.pages import Page
 from ..data.samples import encode_page
 from ..data.seeds import hash_seed
 from ..errors import UserError
-from ..records import atomic_write, locked, package_path
+from ..files import atomic_write, locked, package_path, remove_leftovers
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 
 GREY = (128, 128, 128)
@@ -181,6 +181,7 @@ def load_page_set(
     with locked(Path(f"{path}.lock")):
         tensors = _read(path)
         if tensors is None:
+            remove_leftovers(cache, path.name)
             tensors = _encode(spec, model, processor, workers, device, progress)
             atomic_write(path, save(tensors))
     return PageSet(tensors, model.config.image_token_id, key, device)
