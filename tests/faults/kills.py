@@ -4,7 +4,8 @@
 
 After every kill a copy of the folder of runs is read: every run can be read, no sample is lost, doubled or other than
 in an uninterrupted run, no step of training is doubled. Then the same command is called again. When it has come to its
-end, weights, predictions and records are those of the uninterrupted run, and no temporary file is left.
+end, weights, predictions and records are those of the uninterrupted run, and no temporary file is left. Last, the
+command is started twice at once.
 
 The work takes seconds and importing torch takes longer, so that most kills would hit imports. Therefore a process that
 has imported everything forks one that does the work, from its beginning. `--fresh` starts an interpreter each time,
@@ -98,12 +99,17 @@ class Forked:
                 os._exit(code)
 
     def poll(self) -> int | None:
-        if self.code is None and os.waitpid(self.pid, os.WNOHANG)[0]:
-            self.code = 0
-        return self.code
+        return self._look(os.WNOHANG)
 
     def wait(self) -> int:
-        self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        code = self._look(0)
+        assert code is not None
+        return code
+
+    def _look(self, options: int) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code
 
     def kill(self) -> None:
@@ -286,10 +292,26 @@ def kill_often(case: str, kills: int, seed: int, fresh: bool, scratch: Path) -> 
     process = begin(case, runs, log, fresh)
     process.wait()
     check_end(runs, whole, log)
+    shutil.rmtree(runs)
+    codes = both_at_once(case, runs, log, fresh, generator.uniform(0, seconds))
+    check_end(runs, whole, log)
     return {
         "case": case, "kills": landed, "ends": ends + 1, "moments": dict(sorted(moments.items())),
-        "work_seconds": round(seconds, 2), "seconds": round(time.monotonic() - started, 1),
+        "both_at_once": codes, "work_seconds": round(seconds, 2), "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
+
+
+def both_at_once(case: str, runs: Path, log: Path, fresh: bool, pause: float) -> list[int]:
+    """Start a command, and the same again a little later; their exit codes, of which one is that of success."""
+    first = begin(case, runs, log, fresh)
+    time.sleep(pause)
+    other = log.with_name("log-of-the-other")
+    second = begin(case, runs, other, fresh)
+    codes = [first.wait(), second.wait()]
+    assert 0 in codes, log.read_text() + other.read_text()
+    for code, said in zip(codes, (log, other), strict=True):
+        assert code == 0 or "is held by another process" in said.read_text(), said.read_text()
+    return codes
 
 
 def at_rest(runs: Path) -> None:

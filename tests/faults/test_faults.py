@@ -12,10 +12,21 @@ from pathlib import Path
 
 import pytest
 from infinitevl_bench import records as records_module
+from infinitevl_bench.archive.commands import prune_runs
+from infinitevl_bench.archive.folders import all_runs, read_run
 from infinitevl_bench.environment import without_secrets
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.mistakes import told
-from infinitevl_bench.records import Record, RunFolder, RunSpec, environment, finished_runs, read_records, write_records
+from infinitevl_bench.records import (
+    Record,
+    RunFolder,
+    RunSpec,
+    environment,
+    finished_runs,
+    measured_records,
+    read_records,
+    write_records,
+)  # fmt: skip
 
 SPEC = RunSpec(kind="eval", arguments={"benchmark": "DocVQA"})
 RECORD = Record(artifact="t", metric="score", value=1.0, unit="%", model="tiny", source="measured")
@@ -135,6 +146,34 @@ def test_a_clock_that_goes_back_changes_no_result(tmp_path: Path, monkeypatch: p
     assert {path.name for path, _ in finished_runs(tmp_path)} == {SPEC.id, other.id}
     with RunFolder(tmp_path, SPEC) as folder:
         assert folder.finished
+
+
+def test_a_run_of_the_future_is_a_run_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime(2999, 1, 1, tzinfo=UTC)
+
+    with monkeypatch.context() as clock:
+        clock.setattr(records_module, "datetime", Later)
+        with RunFolder(tmp_path, SPEC) as folder:
+            folder.append("predictions.jsonl", {"index": 1})
+            folder.finish([RECORD])
+    late = 32503680000
+    for path in (folder.path, *folder.path.iterdir()):
+        os.utime(path, (late, late))
+    # The clock has gone back by centuries: the run stays finished, others go on beside it, nothing is removed.
+    other = RunSpec(kind="eval", arguments={"benchmark": "ChartQA"})
+    with RunFolder(tmp_path, other) as unfinished:
+        unfinished.append("predictions.jsonl", {"index": 1})
+    with RunFolder(tmp_path, SPEC) as folder:
+        assert folder.finished
+        assert folder.rows("predictions.jsonl") == [{"index": 1}]
+    assert {run.id: run.state for run in all_runs(tmp_path)} == {SPEC.id: "finished", other.id: "unfinished"}
+    assert read_run(folder.path).finished_at.startswith("2999")
+    prune_runs(tmp_path, yes=True)
+    assert [run.id for run in all_runs(tmp_path)] == [SPEC.id]
+    assert RECORD in measured_records(tmp_path)
 
 
 def test_a_line_separator_of_unicode_is_a_character(tmp_path: Path) -> None:
