@@ -107,9 +107,9 @@ def page() -> str:
     lines = [
         "# Dependencies", "",
         f"`requirements.lock` pins {len(locked())} packages by version, with no address and no option; `make` installs",
-        "these and nothing else. Written by `python docs/dependencies.py` from what the packages say of themselves; a test",
-        "holds the page to the lock and to the licences that are installed.", "",
-        "`pip-audit --requirement requirements.lock --disable-pip --no-deps` looks the pinned versions up among the known",
+        "these and nothing else. `python docs/dependencies.py` writes this page from what packages say of themselves;",
+        "a test holds it to the lock and to the licences that are installed.", "",
+        "`pip-audit --requirement requirements.lock --disable-pip --no-deps` looks the versions up among the known",
         "vulnerabilities. It needs the network, so it is not part of the tests.", "",
         "## Asked for directly", "",
         "| package | locked | licence | what for |", "|---|---|---|---|",
