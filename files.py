@@ -117,6 +117,37 @@ def check_out(path: Path, example: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; name another file with --out", 1) from error
 
 
+def check_folder(path: Path, option: str) -> None:
+    """Refuse a folder that could not be made or written to, before the work that is to fill it; it is not made yet.
+
+    Args:
+        path: the folder.
+        option: what names it on the command line, such as ``--out``.
+
+    Raises:
+        UserError: if something else stands there or on the way there, or the nearest folder there is takes no file.
+    """
+    try:
+        # Asked of the file system itself: root may write everywhere by permission, and not into /proc.
+        nearest = next(place for place in (path, *path.absolute().parents) if _is_there(place))
+        if not nearest.is_dir():
+            what = "a file" if nearest.exists() else "a link to nothing"
+            raise UserError(f"{nearest} is {what}, not a folder; name another with {option}")
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another folder with {option}", 1) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands there, if only a link; other than pathlib's, it hides no error but that."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def with_home(path: str | Path) -> Path:
     """A path with ``~`` and ``~name`` at its beginning replaced by that home.
 

@@ -129,6 +129,7 @@ MISTAKES = [
     (("stream", "nothing.mp4"), "is not there"),
     (("profile", "decode", "--context", "99999999999999999999"), "more than can be measured"),
     (("bench", "ops", "--length", "99999999999999999999"), "more than can be measured"),
+    (("train", "sft", "--model", ""), "--model is empty"),
     (("convert", "", "new"), "the name of a model is empty"),
     (("convert", "~nobody-of-this-name/x", "new"), "nobody of that name has a home"),
     (("convert", "nowhere", "new"), "no model at nowhere"),
