@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,13 +143,13 @@ def test_check_asks_for_the_same_numbers_not_the_same_matplotlib(
 
 def test_the_report_takes_no_torch(tmp_path: Path, runs: Path) -> None:
     script = (
-        "import sys, pathlib\nfrom infinitevl_bench.reports.build import report_command\n"
+        "import sys, pathlib, time\nfrom infinitevl_bench.reports.build import report_command\n"
         "report_command(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), None, None)\n"
         "assert not {'torch', 'transformers', 'vlmeval'} & set(sys.modules)\n"
+        # A minute of two cores: time of the processor, which does not grow with what else a machine does.
+        "assert time.process_time() < 120\n"
     )
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", script, str(runs), str(tmp_path / "out")], check=True, timeout=120)
-    assert time.monotonic() - started < 60
+    subprocess.run([sys.executable, "-c", script, str(runs), str(tmp_path / "out")], check=True)
     assert (tmp_path / "out" / "index.html").stat().st_size > 10_000
 
 
