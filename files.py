@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from .errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
+"""Names of temporary files: what Python's tempfile makes of ``.NAME.``, and what safetensors makes of nothing."""
 
 
 def mode(private: int) -> int:
@@ -54,16 +58,24 @@ def atomic_write(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Remove the temporary files that `atomic_write` left where its process was killed.
+def leftovers(folder: Path, name: str = "") -> list[Path]:
+    """The temporary files and folders that killed processes left: ours, and those that safetensors writes through.
 
     Args:
-        folder: where they are. Whoever calls must hold the lock of what is written there.
-        name: of the files that they were for, or its beginning; any without it.
+        folder: where to look.
+        name: of the files that they were for, or its beginning, in this folder alone; any, and in all folders below,
+            without it.
     """
-    for path in folder.glob(f".{name}*"):
-        # What tempfile appends: eight of these characters.
-        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) and path.is_file():
+    found = folder.glob(f".{name}*") if name else folder.rglob(".*")
+    return sorted(path for path in found if TEMPORARY.fullmatch(path.name))
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove `leftovers`. Whoever calls must hold the lock of what is written there."""
+    for path in leftovers(folder, name):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -6,16 +6,19 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from infinitevl_bench import records as records_module
 from infinitevl_bench.archive.commands import prune_runs
 from infinitevl_bench.archive.folders import all_runs, read_run
 from infinitevl_bench.environment import without_secrets
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.files import TEMPORARY
 from infinitevl_bench.mistakes import told
 from infinitevl_bench.records import (
     Record,
@@ -27,6 +30,7 @@ from infinitevl_bench.records import (
     read_records,
     write_records,
 )  # fmt: skip
+from safetensors.numpy import save_file
 
 SPEC = RunSpec(kind="eval", arguments={"benchmark": "DocVQA"})
 RECORD = Record(artifact="t", metric="score", value=1.0, unit="%", model="tiny", source="measured")
@@ -81,10 +85,35 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next(tmp_path: Path) ->
         folder.append("predictions.jsonl", {"index": 1})
     done = subprocess.run([sys.executable, "-c", killed, str(folder.path / "result.json")], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    before = {path.name for path in folder.path.iterdir()}
-    assert len(before) == 4
+    # A model is saved in a folder that takes its name when it is whole.
+    unfinished = folder.path / ".model.abc_0123"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text("{}")
+    (folder.path / "model").mkdir()
+    (folder.path / "model" / ".tmpIWZpdk").write_text("a kill within safetensors' save_file")
+    kept = {".lock", "spec.yaml", "predictions.jsonl", "model"}
+    assert len(list(folder.path.iterdir())) == len(kept) + 2
     with folder:
-        assert {path.name for path in folder.path.iterdir()} == {".lock", "spec.yaml", "predictions.jsonl"} < before
+        assert {path.name for path in folder.path.rglob("*")} == kept
+
+
+def test_safetensors_names_its_temporary_files_as_we_know_them(tmp_path: Path) -> None:
+    """Another release may name them otherwise; then a killed process would leave files for ever again."""
+    seen: set[str] = set()
+    saved = threading.Event()
+
+    def look() -> None:
+        while not saved.is_set():
+            seen.update(path.name for path in tmp_path.iterdir())
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for _ in range(20):
+        save_file({"x": np.zeros(2_000_000)}, tmp_path / "x.safetensors")
+    saved.set()
+    looker.join()
+    assert "x.safetensors" in seen
+    assert [name for name in seen if not TEMPORARY.fullmatch(name)] == ["x.safetensors"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
