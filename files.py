@@ -160,6 +160,17 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+def given_path(text: str | Path) -> Path:
+    """A path as a command line gives it.
+
+    Raises:
+        UserError: for an empty one, as an unset variable of a shell gives it: it would be the current folder.
+    """
+    if not str(text).strip():
+        raise UserError("the name of a file or folder is empty; name one, or leave its option out")
+    return Path(text)
+
+
 def with_home(path: str | Path) -> Path:
     """A path with ``~`` and ``~name`` at its beginning replaced by that home.
 

@@ -212,7 +212,7 @@ def parse_sources(texts: Sequence[str]) -> tuple[list[str], list[float | None]]:
     """Names and weights of sources given as ``NAME`` or ``NAME=WEIGHT``.
 
     Raises:
-        UserError: for a weight that is no number.
+        UserError: for an empty name, or a weight that is no number.
     """
     names: list[str] = []
     weights: list[float | None] = []
@@ -220,6 +220,9 @@ def parse_sources(texts: Sequence[str]) -> tuple[list[str], list[float | None]]:
         name, equals, weight = text.rpartition("=")
         if not equals or (Path(text).exists() and not text.startswith(PAGES)):
             name, weight = text, ""
+        if not name.strip():
+            # As a path, it would be the current folder.
+            raise UserError(f"--data {text!r} names no data; name a file, a data set's folder or pages:FAMILY")
         try:
             weights.append(float(weight) if weight else None)
         except ValueError:

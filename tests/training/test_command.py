@@ -151,6 +151,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"changes": ["clip=-1"]}, "setting clip: .* greater than 0, not -1"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
     ("sft", {"data": ["pages:shapes:4=1", "pages:charts:4"]}, "some sources have a weight"),
+    ("sft", {"data": [""]}, "--data '' names no data"),
+    ("sft", {"data": ["=3"]}, "--data '=3' names no data"),
     ("sft", {"data": ["gone.jsonl"]}, "no data at gone.jsonl"),
     ("sft", {"model": "no/such/run"}, "no model at no/such/run"),
     ("sft", {"model": ""}, "--model is empty"),
