@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/infinitevl-bench
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test fuzz lint fix report lock setup clean
+.PHONY: demo test fuzz kills lint fix report lock setup clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,10 @@ test: setup
 # 100 000 damaged files a reader; FUZZ_INPUTS=... for another number.
 fuzz: setup
 	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest tests/fuzz -n 5 --timeout=36000
+
+# Ends `ablate` and `eval` at random moments, so often each, and compares what comes out; KILLS=... for another number.
+kills: setup
+	$(BIN)/python tests/faults/kills.py --kills $${KILLS:-100}
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import typer
 from . import __version__
 from .archive.cli import runs_app
 from .errors import UserError
+from .files import given_path
 from .mistakes import UsageError, told
 from .profiling.cli import profile
 from .training.cli import app as train
@@ -36,7 +37,9 @@ app.add_typer(runs_app, name="runs")
 
 INTERRUPTED = 130
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
+Runs = Annotated[
+    Path, typer.Option("--runs", parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
@@ -220,7 +223,7 @@ def compare(
 @app.command()
 def report(
     artifacts: Annotated[list[str] | None, typer.Argument(help="Artifacts such as table3; all without it.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    out: Annotated[Path, typer.Option(parser=given_path, help="Folder of the report.")] = Path("report"),
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="md, latex, csv, html, png, svg, pdf; repeatable.")
     ] = None,
@@ -263,7 +266,7 @@ def verify(
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub id: ours, Qwen2.5-VL's or the published InfiniteVL's.")],
-    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    target: Annotated[Path, typer.Argument(parser=given_path, help="A new folder.")],
     pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
     mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Sliding window of the student; else 8192 tokens.")] = None,
@@ -285,7 +288,7 @@ def convert(
 
 @app.command()
 def stream(
-    video: Annotated[Path, typer.Argument(help="A video file.")],
+    video: Annotated[Path, typer.Argument(parser=given_path, help="A video file.")],
     ask: Annotated[list[str] | None, typer.Option(help="FRAME:QUESTION, asked after that frame; repeatable.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder, run, preset or hub id; the shipped model without.")] = None,
     frames_per_second: Annotated[
@@ -346,7 +349,7 @@ def data_status() -> None:
 @data.command("make-synthetic")
 def data_make_synthetic(
     benchmark: Annotated[list[str] | None, typer.Argument(help="Benchmarks; all of them without it.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("synthetic"),
+    out: Annotated[Path, typer.Option(parser=given_path, help="Folder of the files.")] = Path("synthetic"),
     questions: Annotated[int, typer.Option(min=1, help="Questions of each.")] = 200,
     level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the pages.")] = 0,
@@ -375,7 +378,8 @@ def bench_ops(
     scope: Annotated[list[str] | None, typer.Option(help="recurrence, layer or attention; may be repeated.")] = None,
     device: Device = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Also write the rows as JSON lines to this file, as they come.")
+        Path | None,
+        typer.Option(parser=given_path, help="Also write the rows as JSON lines to this file, as they come."),
     ] = None,
 ) -> None:
     """Time mixers and attention alone: each form of ours, flash-linear-attention's, each beside its floor.

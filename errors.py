@@ -1,7 +1,11 @@
 """What a user did wrong, said in one line that also says how to mend it."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Numbers of the errors that say that a disk has no room, or not for this user."""
 
 
 class UserError(Exception):

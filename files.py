@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from .errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
+"""Names of temporary files: what Python's tempfile makes of ``.NAME.``, and what safetensors makes of nothing."""
 
 
 def mode(private: int) -> int:
@@ -51,6 +56,27 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, name: str = "") -> list[Path]:
+    """The temporary files and folders that killed processes left: ours, and those that safetensors writes through.
+
+    Args:
+        folder: where to look.
+        name: of the files that they were for, or its beginning, in this folder alone; any, and in all folders below,
+            without it.
+    """
+    found = folder.glob(f".{name}*") if name else folder.rglob(".*")
+    return sorted(path for path in found if TEMPORARY.fullmatch(path.name))
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove `leftovers`. Whoever calls must hold the lock of what is written there."""
+    for path in leftovers(folder, name):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -101,6 +127,48 @@ def check_out(path: Path, example: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another file with --out", 1) from error
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Refuse a folder that could not be made or written to, before the work that is to fill it; it is not made yet.
+
+    Args:
+        path: the folder.
+        option: what names it on the command line, such as ``--out``.
+
+    Raises:
+        UserError: if something else stands there or on the way there, or the nearest folder there is takes no file.
+    """
+    try:
+        # Asked of the file system itself: root may write everywhere by permission, and not into /proc.
+        nearest = next(place for place in (path, *path.absolute().parents) if _is_there(place))
+        if not nearest.is_dir():
+            what = "a file" if nearest.exists() else "a link to nothing"
+            raise UserError(f"{nearest} is {what}, not a folder; name another with {option}")
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another folder with {option}", 1) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands there, if only a link; other than pathlib's, it hides no error but that."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def given_path(text: str | Path) -> Path:
+    """A path as a command line gives it.
+
+    Raises:
+        UserError: for an empty one, as an unset variable of a shell gives it: it would be the current folder.
+    """
+    if not str(text).strip():
+        raise UserError("the name of a file or folder is empty; name one, or leave its option out")
+    return Path(text)
 
 
 def with_home(path: str | Path) -> Path:

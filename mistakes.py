@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .errors import UserError
+from .errors import FULL, UserError
 
 if TYPE_CHECKING:
     from click import UsageError
@@ -14,7 +14,6 @@ else:
     # click's own, or the copy that newer releases of typer carry.
     UsageError = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "UsageError")
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from .environment import environment
 from .errors import UserError
-from .files import atomic_write, file_digest, locked, package_path
+from .files import atomic_write, file_digest, locked, package_path, remove_leftovers
 
 # Whoever reads or writes runs also needs these.
 __all__ = [
@@ -102,8 +102,9 @@ class RunHeldError(UserError):
 class RunFolder:
     """The folder of one run, held by one process at a time.
 
-    Use it as a context manager: entering creates the folder, writes ``spec.yaml`` and takes the lock; leaving gives
-    the lock back. The operating system drops the lock of a killed process, so nothing has to be cleaned up.
+    Use it as a context manager: entering creates the folder, takes the lock and writes ``spec.yaml``; leaving gives
+    the lock back. The operating system drops the lock of a killed process; the temporary files that one left are
+    removed by the next to enter.
     """
 
     def __init__(self, root: Path, spec: RunSpec) -> None:
@@ -124,8 +125,9 @@ class RunFolder:
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --runs", 1
             ) from error
         try:
+            remove_leftovers(self.path)
             self._write_spec()
-        except UserError:
+        except (UserError, OSError):
             self._lock.release()
             raise
         return self

@@ -12,9 +12,13 @@ from rich.table import Table
 
 from ..environment import without_paths
 from ..errors import UserError
+from ..files import leftovers
 from ..records import ENVIRONMENTS, Record, atomic_write, measured_records, write_records
 from ..tidy import check_ending, frame, write
-from .folders import Run, all_runs, find_run, held
+from .folders import Run, all_runs, find_run, held, size_bytes
+
+WHOLE = ("finished", "damaged")
+"""States in which nobody writes and nothing will be gone on with, so that what is half-written is of no use."""
 
 
 def list_runs(root: Path) -> None:
@@ -110,21 +114,22 @@ def prune_runs(root: Path, yes: bool) -> None:
 
     Without ``yes`` nothing is removed: what would go is listed. Finished, held and damaged runs stay.
     """
-    unfinished = [run for run in all_runs(root) if run.state == "unfinished"]
-    scraps = sorted(root.glob("*/.result.json.*")) + sorted(root.glob("*/.*.jsonl.*")) if root.is_dir() else []
-    scraps = [path for path in scraps if path.parent not in {run.path for run in unfinished}]
+    found = all_runs(root)
+    unfinished = [run for run in found if run.state == "unfinished"]
+    scraps = [(path, run.path) for run in found if run.state in WHOLE for path in leftovers(run.path)]
     console = Console()
-    freed = sum(run.size_bytes for run in unfinished) + sum(path.stat().st_size for path in scraps)
-    for what in [*(run.path for run in unfinished), *scraps]:
-        console.print(f"{'removed' if yes and _remove(what) else 'would remove'} {what}", markup=False, soft_wrap=True)
+    freed = sum(run.size_bytes for run in unfinished) + sum(size_bytes(path) for path, _ in scraps)
+    for what, run in [*((run.path, run.path) for run in unfinished), *scraps]:
+        removed = yes and _remove(what, run)
+        console.print(f"{'removed' if removed else 'would remove'} {what}", markup=False, soft_wrap=True)
     count = f"{len(unfinished)} unfinished runs, {len(scraps)} half-written files, {_size(freed)}"
     console.print(count + ("" if yes or not (unfinished or scraps) else "; --yes removes them"), soft_wrap=True)
 
 
-def _remove(path: Path) -> bool:
-    folder = path if path.is_dir() else path.parent
+def _remove(path: Path, run: Path) -> bool:
+    """Remove a run's folder, or something in it, unless a process works on the run."""
     try:
-        with held(folder) as free:
+        with held(run) as free:
             if not free:
                 return False
             if path.is_dir():

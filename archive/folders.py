@@ -36,7 +36,7 @@ class Run:
     @property
     def size_bytes(self) -> int:
         """What its files hold."""
-        return sum(file.lstat().st_size for file in self.path.rglob("*") if file.is_file())
+        return size_bytes(self.path)
 
     def environment(self) -> dict[str, Any]:
         """Its ``env.json``; empty if that is not there or no object."""
@@ -45,6 +45,12 @@ class Run:
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def size_bytes(path: Path) -> int:
+    """What a file holds, or the files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())
 
 
 def all_runs(root: Path) -> list[Run]:

@@ -98,7 +98,7 @@ def _refuse(broken: dict[int, str], most: int, source: Source) -> None:
     if len(broken) > most:
         raise UserError(
             f"{source.name} has more than {most} broken samples, the first: {next(iter(broken.values()))}; mend them, "
-            "or pass over more with --max-broken"
+            "or pass over more with --set max_broken=NUMBER"
         )
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..models.fingerprint import hash_of
-from ..models.shipped import SHIPPED
+from ..models.shipped import SHIPPED, named
 from ..records import finished_runs
 from .benchmarks import Benchmark
 from .sources import QUESTIONS, Split, official_path
@@ -21,9 +21,8 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
     Raises:
         UserError: if the best run is asked for and there is none, or an empty name (an unset variable) is given.
     """
-    if model is not None and not model.strip():
-        raise UserError("--model is empty; name a folder, run, preset or hub id, or leave it out for the shipped model")
-    if model == BEST:
+    chosen = named(model, "--model")
+    if chosen == BEST:
         return _best_run(benchmark, runs, console)
     if model is None:
         console.print(
@@ -32,7 +31,7 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
             highlight=False,
             soft_wrap=True,
         )
-    return SHIPPED if model is None else model
+    return chosen
 
 
 def data_hash(

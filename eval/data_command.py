@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..errors import UserError
+from ..files import check_folder
 from .benchmarks import ALL, Benchmark, find_benchmark
 from .sources import check_questions, official_path
 
@@ -67,8 +67,7 @@ def make_synthetic(names: Sequence[str], out: Path, *, questions: int, level: in
 
     benchmarks = [find_benchmark(name) for name in names] or list(ALL.values())
     check_questions(questions)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder with --out")
+    check_folder(out, "--out")
     console, written = Console(), []
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for benchmark in bar.track(benchmarks):

@@ -18,7 +18,7 @@ from ..data.video import each_frame, frames_and_rate
 from ..errors import UserError
 from ..models.checkpoints import LoadedModel, load_model
 from ..models.device import resolve_device
-from ..models.shipped import SHIPPED
+from ..models.shipped import named
 from ..models.streaming import StreamingSession
 
 ANSWER_ROOM = 512
@@ -76,6 +76,7 @@ def stream_command(
     Raises:
         UserError: for a file that does not decode, or questions of another form.
     """
+    model = named(model, "--model")
     device = resolve_device(device)
     try:
         total, rate = frames_and_rate(video)
@@ -86,7 +87,7 @@ def stream_command(
         first = next(frames, None)
         if first is None:
             raise BrokenSampleError(f"video {video} has no frame that decodes")
-        session = _session(load_model(model or SHIPPED, device=device), first, wanted, watched, asks, max_new_tokens)
+        session = _session(load_model(model, device=device), first, wanted, watched, asks, max_new_tokens)
         return _watch(session, chain([first], frames), watched, questions, max_new_tokens)
     except BrokenSampleError as error:
         raise UserError(f"{error}; give a video file that OpenCV reads, such as an mp4") from None

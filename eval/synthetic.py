@@ -11,7 +11,7 @@ from typing import Any
 from ..data.families import generate_page
 from ..data.pages import Page
 from ..data.tsv import encode_image, write_tsv
-from ..records import atomic_write, locked, package_path
+from ..files import atomic_write, locked, package_path, remove_leftovers
 from .benchmarks import Benchmark
 from .sources import check_questions
 from .twin_rows import pages_for, rows_of
@@ -51,6 +51,7 @@ def synthetic_tsv(
     with locked(root / f".{name}.lock"):
         # The digest is written last: where it fits, both are whole and as they were drawn.
         if not digest.is_file() or digest.read_bytes() != _digest(table, sidecar):
+            remove_leftovers(folder, name)
             rows, values = _draw(benchmark, questions, seed, level, each, folder)
             atomic_write(sidecar, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in values))
             write_tsv(table, rows)

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from ..data.tsv import BadRow, bad_rows, read_tsv
-from ..errors import UserError
+from ..errors import FULL, UserError
 from .benchmarks import Benchmark
 from .isolation import process_unchanged, quiet, variables
 
@@ -149,6 +149,7 @@ def build_prompt(opened: OpenDataset, row: Mapping[str, Any], style: PromptStyle
 
     Raises:
         UserError: If a picture cannot be read; the row is named.
+        OSError: If there is no space for temporary files.
     """
     benchmark = opened.benchmark
     line = pd.Series(dict(row))
@@ -166,6 +167,9 @@ def build_prompt(opened: OpenDataset, row: Mapping[str, Any], style: PromptStyle
                 if part["type"] != "text" or part["value"]
             ]
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in FULL:
+                # The picture is right: VLMEvalKit writes it into the folder for temporary files before it is read.
+                raise
             raise UserError(f"{opened.path}, index {row['index']}: its picture cannot be read ({error})", 1) from error
         finally:
             shutil.rmtree(opened.dataset.img_root, ignore_errors=True)

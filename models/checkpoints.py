@@ -87,6 +87,9 @@ def load_model(
         UserError: if there is no such model, or what is there cannot be read.
     """
     limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    if not reference.strip():
+        # As a path, it would be the current folder.
+        raise UserError("the name of a model is empty; name a folder, run, preset or hub id")
     if reference == SHIPPED:
         from .teacher import load_teacher
 

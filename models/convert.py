@@ -48,8 +48,13 @@ def convert_command(
         raise UserError(f"{target} exists already; name a new folder")
     found = open_checkpoint(source)
     config = found.config
-    if pattern or mixer:
-        config = student_config(config, pattern or "SLLL", mixer or "gated_deltanet", window)
+    if pattern is not None or mixer is not None:
+        config = student_config(
+            config,
+            "SLLL" if pattern is None else pattern,
+            "gated_deltanet" if mixer is None else mixer,
+            window,
+        )
     elif window is not None:
         raise UserError("a window is chosen for a student; give --pattern or --mixer too")
     if to == "infinitevl":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..files import given_path
+
 profile = typer.Typer(
     help="Speed and memory of whole models, each beside its floor; what is measured is kept and skipped when the "
     "command is called again.",
@@ -27,8 +29,12 @@ Quick = Annotated[bool, typer.Option("--quick", help="Fewer points, the most tel
 Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Start nothing new after so many seconds.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is finished.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
-Out = Annotated[Path | None, typer.Option("--out", help="Also write the records as JSON lines to this file.")]
+Runs = Annotated[
+    Path, typer.Option("--runs", parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", parser=given_path, help="Also write the records as JSON lines to this file.")
+]
 
 
 @profile.command("all")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UserError, unknown_name
+from ..files import check_folder
 from ..records import Record, atomic_write, measured_records
 from .artifacts import ARTIFACTS, Artifact, artifact_names, make_artifact
 from .claims import Verdict, judge_all
@@ -48,8 +49,11 @@ def report_command(
     """
     names = _chosen("artifact", artifacts, ARTIFACTS)
     kinds = _chosen("format", formats, FORMATS)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder with --out", 1)
+    if check:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file, not a folder; name another with --out")
+    else:
+        check_folder(out, "--out")
     measured = measured_records(runs)
     records = [*published_records(), *measured]
     verdicts = judge_all(records)

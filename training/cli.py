@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..files import given_path
+
 app = typer.Typer(
     help="The stages of training: distillation from a teacher, tuning, long sequences.",
     no_args_is_help=True,
@@ -28,7 +30,7 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences a step, ov
 Seed = Annotated[int | None, typer.Option(help="Of the order and of what is not inherited.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Any other setting as NAME=VALUE; repeatable.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Runs = Annotated[Path, typer.Option(help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
+Runs = Annotated[Path, typer.Option(parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
 
 
 @app.command("distill-layers")

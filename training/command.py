@@ -17,12 +17,13 @@ from ..data.mixture import check_weights
 from ..data.packing import steps_of_pass
 from ..data.sources import PAGES, Source, open_source
 from ..errors import UserError
+from ..files import check_folder
 from ..models.accounting import count_parameters, state_elements
 from ..models.config import pattern_of_ratio
 from ..models.device import device_name, resolve_device
 from ..models.fingerprint import weights_hash
 from ..models.registry import canonical_name
-from ..models.shipped import SHIPPED
+from ..models.shipped import SHIPPED, named
 from ..records import Record, RunFolder, RunSpec
 from .clock import METRICS
 from .distill import share_frozen
@@ -68,17 +69,21 @@ def train_command(
     Raises:
         UserError: for whatever is wrong, before the first step.
     """
-    if ratio and pattern:
+    if ratio is not None and pattern is not None:
         raise UserError("give --swa-ratio or --pattern, not both")
+    chosen = pattern_of_ratio("1/4" if ratio is None else ratio) if pattern is None else pattern
+    for reference, option in ((model, "--model"), (teacher, "--teacher")):
+        named(reference, option)
     logging.disable_progress_bar()
     device = resolve_device(device)
     state = PartialState(cpu=device == "cpu")
     given = {name: value for name, value in options.items() if value is not None} | parse_changes(changes or ())
     settings = stage_settings(stage, given, device)
+    # Looking through the data can take hours, and fills a cache in that folder.
+    first_does(state, lambda: check_folder(runs, "--runs"))
     names, weights = parse_sources(data or DEFAULT_DATA)
     sources = [open_source(name) for name in names]
     weights_of = check_weights(weights, [len(source) for source in sources])
-    chosen = pattern or pattern_of_ratio(ratio or "1/4")
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     starting = load_start(
         stage, settings, model=model, teacher=teacher, mixer=canonical_name(mixer), pattern=chosen, window=window
@@ -207,7 +212,7 @@ def parse_sources(texts: Sequence[str]) -> tuple[list[str], list[float | None]]:
     """Names and weights of sources given as ``NAME`` or ``NAME=WEIGHT``.
 
     Raises:
-        UserError: for a weight that is no number.
+        UserError: for an empty name, or a weight that is no number.
     """
     names: list[str] = []
     weights: list[float | None] = []
@@ -215,6 +220,9 @@ def parse_sources(texts: Sequence[str]) -> tuple[list[str], list[float | None]]:
         name, equals, weight = text.rpartition("=")
         if not equals or (Path(text).exists() and not text.startswith(PAGES)):
             name, weight = text, ""
+        if not name.strip():
+            # As a path, it would be the current folder.
+            raise UserError(f"--data {text!r} names no data; name a file, a data set's folder or pages:FAMILY")
         try:
             weights.append(float(weight) if weight else None)
         except ValueError:

@@ -33,7 +33,7 @@ from ..data.pages import Page
 from ..data.samples import encode_page, page_turns
 from ..data.seeds import hash_seed
 from ..errors import UserError
-from ..records import atomic_write, locked, package_path
+from ..files import atomic_write, locked, package_path, remove_leftovers
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 
 GREY = (128, 128, 128)
@@ -212,6 +212,7 @@ def _cached(
     with locked(Path(f"{path}.lock")):
         tensors = _read(path)
         if tensors is None:
+            remove_leftovers(cache, path.name)
             tensors = _encode(spec, encode, progress)
             atomic_write(path, save(tensors))
     return tensors

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data.library import LibrarySpec
-from ..records import atomic_write, locked, package_path
+from ..files import atomic_write, locked, package_path, remove_leftovers
 from .reading import batched_features
 
 CHUNK = 256
@@ -74,6 +74,7 @@ def load_library(
         try:
             features = load_file(path)["features"]
         except (OSError, SafetensorError, KeyError):
+            remove_leftovers(cache, path.name)
             features = _see(spec, tower.to(device).eval(), device, workers, progress)
             atomic_write(path, save({"features": features}))
     return Library(spec, features.to(device), key)

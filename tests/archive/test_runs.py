@@ -76,18 +76,20 @@ def test_every_state_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_nothing_is_removed_without_being_told_to(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scrap = next(path for path, state in states(root).items() if state == "finished")
-    (root / scrap / ".result.json.abc").write_text("half")
+    whole = root / next(path for path, state in states(root).items() if state == "finished")
+    # As tempfile, safetensors and a model's folder leave them.
+    for scrap in (".result.json.abcd_012", "model/.tmpIWZpdk", ".model.abcdefgh/model.safetensors"):
+        (whole / scrap).parent.mkdir(exist_ok=True)
+        (whole / scrap).write_text("half")
     before = states(root)
     prune_runs(root, yes=False)
     assert states(root) == before
     said = capsys.readouterr().out
-    assert "1 unfinished runs, 1 half-written files" in said
+    assert "1 unfinished runs, 3 half-written files" in said
     assert "--yes" in said
     prune_runs(root, yes=True)
     assert "unfinished" not in states(root).values()
-    assert not (root / scrap / ".result.json.abc").exists()
-    assert (root / scrap / "result.json").exists()
+    assert {path.name for path in whole.rglob("*")} == {".lock", "spec.yaml", "env.json", "result.json", "model"}
     assert len(measured_records(None)) < len(frame_of(root))
 
 

@@ -1,10 +1,17 @@
-"""The command line: its options are frozen here, its help has examples, and mistakes are one line."""
+"""The command line: its options are frozen here, its help has examples, and mistakes are one line.
+
+Most calls are made in this process, through the entry point itself: a process each would import torch each time.
+"""
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import typer
+from infinitevl_bench import __version__, cli
 
 TRAIN = {
     "--data", "--steps", "--context", "--learning-rate", "--batch-size", "--seed", "--set", "--device", "--runs",
@@ -49,17 +56,49 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+# All that commands import when they are called.
+HEAVY = (
+    "ablations.command", "eval.command", "eval.stream_command", "eval.vlmevalkit", "models.convert",
+    "profiling.command", "profiling.ops.command", "reports.build", "training.command",
+)  # fmt: skip
+
+
+class Done(NamedTuple):
+    """How a call ended, and what it wrote."""
+
+    code: object
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Calls the entry point with some arguments, in an empty folder; what it does not turn into a line is raised."""
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["infinitevl-bench", *arguments])
+        # Empty as if it were not there, and so again afterwards.
+        monkeypatch.setenv("INFINITEVL_BENCH_DEBUG", "")
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Done(ended.value.code, *capfd.readouterr())
+
+    return call
+
+
+def run_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "infinitevl_bench.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_options_are_frozen_and_help_has_an_example(command: tuple[str, ...]) -> None:
-    import typer
-    from infinitevl_bench.cli import app
-
-    click_command = typer.main.get_command(app)
+    click_command = typer.main.get_command(cli.app)
     for name in command:
         click_command = click_command.commands[name]  # type: ignore[attr-defined]
     options = {option for parameter in click_command.params for option in parameter.opts if option.startswith("--")}
@@ -69,20 +108,16 @@ def test_options_are_frozen_and_help_has_an_example(command: tuple[str, ...]) ->
 
 
 def test_no_command_is_missing_above() -> None:
-    import typer
-    from infinitevl_bench.cli import app
-
     found = set()
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
         below = getattr(command, "commands", {})
         found |= {(name, sub) for sub in below} or {(name,)}
     assert found == set(COMMANDS)
 
 
-def test_version() -> None:
-    from infinitevl_bench import __version__
-
-    assert run("--version").stdout == f"infinitevl-bench {__version__}\n"
+def test_version(tmp_path: Path) -> None:
+    done = run_process("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"infinitevl-bench {__version__}\n", "")
 
 
 MISTAKES = [
@@ -129,6 +164,11 @@ MISTAKES = [
     (("stream", "nothing.mp4"), "is not there"),
     (("profile", "decode", "--context", "99999999999999999999"), "more than can be measured"),
     (("bench", "ops", "--length", "99999999999999999999"), "more than can be measured"),
+    (("train", "sft", "--model", ""), "--model is empty"),
+    (("report", "--out", ""), "the name of a file or folder is empty"),
+    (("train", "sft", "--runs", ""), "the name of a file or folder is empty"),
+    (("runs", "list", "--runs", " "), "the name of a file or folder is empty"),
+    (("convert", "x", ""), "the name of a file or folder is empty"),
     (("convert", "", "new"), "the name of a model is empty"),
     (("convert", "~nobody-of-this-name/x", "new"), "nobody of that name has a home"),
     (("convert", "nowhere", "new"), "no model at nowhere"),
@@ -137,23 +177,40 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
-def test_a_mistake_is_one_line_with_a_way_out(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
+def test_a_mistake_is_one_line_with_a_way_out(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = run("--debug", "ablate", "--mixer", "glaa")
+@pytest.mark.parametrize("arguments", [("reprot",), ("ablate", "--mixer", "glaa")], ids=" ".join)
+def test_a_mistake_is_one_line_of_a_process_too(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run_process(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_what_commands_import_says_nothing() -> None:
+    """Warnings of an import would stand above that line; in this process pytest would keep them."""
+    script = "".join(f"import infinitevl_bench.{name}\n" for name in HEAVY)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run_process("--debug", "runs", "show", "ablate-0", cwd=tmp_path)
+    assert done.returncode != 0
     assert "Traceback" in done.stderr
 
 
 @pytest.mark.parametrize("what", ["mixers", "benchmarks", "presets", "artifacts", "runs"])
-def test_everything_can_be_listed(tmp_path: Path, what: str) -> None:
-    done = run("list", what, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_everything_can_be_listed(run: Run, what: str) -> None:
+    done = run("list", what)
+    assert done.code == 0, done.stderr
     expected = {
         "mixers": "gated_deltanet", "benchmarks": "DocVQA", "presets": "4,408,381,536", "artifacts": "table3",
         "runs": "no runs yet",
@@ -161,8 +218,8 @@ def test_everything_can_be_listed(tmp_path: Path, what: str) -> None:
     assert expected in done.stdout
 
 
-def test_doctor_says_what_is_usable() -> None:
+def test_doctor_says_what_is_usable(run: Run) -> None:
     done = run("doctor")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     for word in ("torch", "transformers", "fla", "mamba", "flash"):
         assert word in done.stdout

@@ -159,7 +159,7 @@ def test_a_source_is_looked_through_once(tmp_path: Path, processor: Any, monkeyp
     again = inspect(source, processor, limits, tmp_path / "cache", most_broken=1)
     assert again.lengths.tolist() == expected
     assert again.broken == found.broken
-    with pytest.raises(UserError, match=r"more than 0 broken samples, the first: .*line 3.*--max-broken"):
+    with pytest.raises(UserError, match=r"more than 0 broken samples, the first: .*line 3.*--set max_broken="):
         inspect(source, processor, limits, tmp_path / "cache", most_broken=0)
 
 

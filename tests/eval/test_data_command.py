@@ -64,5 +64,5 @@ def test_twins_of_all_benchmarks_are_written(tmp_path: Path, capsys: Any) -> Non
     with pytest.raises(UserError, match="at most 10,000 questions"):
         make_synthetic((), tmp_path, questions=20_000, level=1, seed=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file, not a folder; name another with --out"):
         make_synthetic((), tmp_path / "file", questions=2, level=1, seed=0)

@@ -74,3 +74,8 @@ def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
         watch(path, [])
     with pytest.raises(UserError, match=r"gone\.mp4"):
         watch(tmp_path / "gone.mp4", [])
+
+
+def test_an_empty_name_of_a_model_is_not_the_shipped_one(video: Path) -> None:
+    with pytest.raises(UserError, match="--model is empty"):
+        watch(video, [], model="")

@@ -287,6 +287,12 @@ def test_a_hub_gives_weights_and_no_code(published: tuple[Path, Any], monkeypatc
         loading.open_checkpoint("hustvl/InfiniteVL")
 
 
+@pytest.mark.parametrize("reference", ["", " "])
+def test_a_name_that_is_empty_is_not_the_current_folder(reference: str) -> None:
+    with pytest.raises(UserError, match="the name of a model is empty"):
+        load_model(reference)
+
+
 def test_a_foreign_model_sees_pictures_as_the_paper_does(tmp_path: Path) -> None:
     loaded = load_model("tiny")
     save_infinite_vl(loaded.model, loaded.processor, tmp_path / "published", "")

@@ -65,6 +65,8 @@ def test_the_published_format_goes_both_ways(teacher: Path, tmp_path: Path, caps
     [
         ({"pattern": "SLL"}, "does not tile 8 layers"),
         ({"mixer": "glaa"}, "did you mean gla"),
+        ({"pattern": ""}, "must be made of S"),
+        ({"mixer": ""}, "unknown mixer ''"),
         ({"to": "infinitvl"}, "did you mean infinitevl"),
         ({"to": "infinitevl"}, "this model has attention only"),
         ({"to": "infinitevl", "mixer": "gla"}, "this model has gla"),

@@ -16,6 +16,7 @@ from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.checkpoints import load_model
 from infinitevl_bench.models.shipped import SHIPPED
 from infinitevl_bench.records import RunFolder, RunSpec
+from infinitevl_bench.training import command
 from infinitevl_bench.training.clock import METRICS
 from infinitevl_bench.training.command import parse_sources, train_command
 from infinitevl_bench.training.sft import lora_targets
@@ -88,12 +89,12 @@ def test_a_killed_stage_goes_on_to_the_same_weights(tmp_path: Path, chain: dict[
     model = str(chain["distill-logits"])
     steps = 8
     whole = train("sft", tmp_path / "whole", model=model, options=OPTIONS | {"steps": steps})
-    command = [
+    words = [
         sys.executable, "-m", "infinitevl_bench.cli", "train", "sft", "--model", model, "--data", "pages:shapes:12",
         "--steps", str(steps), "--context", "600", "--batch-size", "2", "--learning-rate", "1e-3", "--device", "cpu",
         *(word for change in EVERY_STEP for word in ("--set", change)), "--runs", str(tmp_path / "killed"),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "killed" / whole.name / METRICS
     wanted = random.SystemRandom().randint(1, steps - 3)
     deadline = time.monotonic() + 120
@@ -150,8 +151,14 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"changes": ["clip=-1"]}, "setting clip: .* greater than 0, not -1"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
     ("sft", {"data": ["pages:shapes:4=1", "pages:charts:4"]}, "some sources have a weight"),
+    ("sft", {"data": [""]}, "--data '' names no data"),
+    ("sft", {"data": ["=3"]}, "--data '=3' names no data"),
     ("sft", {"data": ["gone.jsonl"]}, "no data at gone.jsonl"),
     ("sft", {"model": "no/such/run"}, "no model at no/such/run"),
+    ("sft", {"model": ""}, "--model is empty"),
+    ("distill-logits", {"teacher": " "}, "--teacher is empty"),
+    ("distill-layers", {"pattern": ""}, "must be made of S"),
+    ("distill-layers", {"ratio": ""}, "SWA ratio '' is no number"),
     ("sft", {"options": OPTIONS | {"context": 30}, "changes": ["max_broken=1"]}, "more than 1 broken samples"),
     ("long-sft", {"changes": ["rank=999"]}, "LoRA of rank 999"),
     ("distill-layers", {"device": "gpu"}, "use auto, cpu or cuda"),
@@ -163,6 +170,19 @@ def test_a_mistake_is_said_before_the_first_step(tmp_path: Path, stage: str, giv
     with pytest.raises(UserError, match=words):
         train(stage, tmp_path, **given)
     assert not list(tmp_path.glob(f"*/{METRICS}"))
+
+
+def test_a_place_that_holds_no_runs_is_said_before_the_data_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(command, "open_source", looked_at.append)
+    (tmp_path / "file").write_text("mine")
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(UserError, match="is a file, not a folder; name another with --runs"):
+            train("sft", runs)
+    assert looked_at == []
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_student_of_another_geometry_is_refused(tmp_path: Path) -> None:

@@ -6,16 +6,31 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from infinitevl_bench import records as records_module
+from infinitevl_bench.archive.commands import prune_runs
+from infinitevl_bench.archive.folders import all_runs, read_run
 from infinitevl_bench.environment import without_secrets
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.files import TEMPORARY
 from infinitevl_bench.mistakes import told
-from infinitevl_bench.records import Record, RunFolder, RunSpec, environment, finished_runs, read_records, write_records
+from infinitevl_bench.records import (
+    Record,
+    RunFolder,
+    RunSpec,
+    environment,
+    finished_runs,
+    measured_records,
+    read_records,
+    write_records,
+)  # fmt: skip
+from safetensors.numpy import save_file
 
 SPEC = RunSpec(kind="eval", arguments={"benchmark": "DocVQA"})
 RECORD = Record(artifact="t", metric="score", value=1.0, unit="%", model="tiny", source="measured")
@@ -60,6 +75,47 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None
         assert folder.finished
 
 
+def test_what_a_kill_left_half_written_is_removed_by_the_next(tmp_path: Path) -> None:
+    killed = (
+        "import os, pathlib, sys\nfrom infinitevl_bench import files\n"
+        "files.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "files.atomic_write(pathlib.Path(sys.argv[1]), 'x' * 100000)\n"
+    )
+    with RunFolder(tmp_path, SPEC) as folder:
+        folder.append("predictions.jsonl", {"index": 1})
+    done = subprocess.run([sys.executable, "-c", killed, str(folder.path / "result.json")], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    # A model is saved in a folder that takes its name when it is whole.
+    unfinished = folder.path / ".model.abc_0123"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text("{}")
+    (folder.path / "model").mkdir()
+    (folder.path / "model" / ".tmpIWZpdk").write_text("a kill within safetensors' save_file")
+    kept = {".lock", "spec.yaml", "predictions.jsonl", "model"}
+    assert len(list(folder.path.iterdir())) == len(kept) + 2
+    with folder:
+        assert {path.name for path in folder.path.rglob("*")} == kept
+
+
+def test_safetensors_names_its_temporary_files_as_we_know_them(tmp_path: Path) -> None:
+    """Another release may name them otherwise; then a killed process would leave files for ever again."""
+    seen: set[str] = set()
+    saved = threading.Event()
+
+    def look() -> None:
+        while not saved.is_set():
+            seen.update(path.name for path in tmp_path.iterdir())
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for _ in range(20):
+        save_file({"x": np.zeros(2_000_000)}, tmp_path / "x.safetensors")
+    saved.set()
+    looker.join()
+    assert "x.safetensors" in seen
+    assert [name for name in seen if not TEMPORARY.fullmatch(name)] == ["x.safetensors"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
     with RunFolder(tmp_path, SPEC) as folder:
@@ -90,9 +146,14 @@ def test_an_error_that_is_nobodys_mistake_comes_back() -> None:
         told(ConnectionResetError(104, "reset"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
+    if os.geteuid() == 0:
+        # Root may write anywhere that is a file system of its own; this one takes nothing from anybody.
+        tmp_path = Path("/sys")
+        if not tmp_path.is_dir():
+            pytest.skip("root may write everywhere here")
+    else:
+        tmp_path.chmod(0o555)
     with pytest.raises(UserError, match="--runs"), RunFolder(tmp_path, SPEC):
         pass
 
@@ -114,6 +175,34 @@ def test_a_clock_that_goes_back_changes_no_result(tmp_path: Path, monkeypatch: p
     assert {path.name for path, _ in finished_runs(tmp_path)} == {SPEC.id, other.id}
     with RunFolder(tmp_path, SPEC) as folder:
         assert folder.finished
+
+
+def test_a_run_of_the_future_is_a_run_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime(2999, 1, 1, tzinfo=UTC)
+
+    with monkeypatch.context() as clock:
+        clock.setattr(records_module, "datetime", Later)
+        with RunFolder(tmp_path, SPEC) as folder:
+            folder.append("predictions.jsonl", {"index": 1})
+            folder.finish([RECORD])
+    late = 32503680000
+    for path in (folder.path, *folder.path.iterdir()):
+        os.utime(path, (late, late))
+    # The clock has gone back by centuries: the run stays finished, others go on beside it, nothing is removed.
+    other = RunSpec(kind="eval", arguments={"benchmark": "ChartQA"})
+    with RunFolder(tmp_path, other) as unfinished:
+        unfinished.append("predictions.jsonl", {"index": 1})
+    with RunFolder(tmp_path, SPEC) as folder:
+        assert folder.finished
+        assert folder.rows("predictions.jsonl") == [{"index": 1}]
+    assert {run.id: run.state for run in all_runs(tmp_path)} == {SPEC.id: "finished", other.id: "unfinished"}
+    assert read_run(folder.path).finished_at.startswith("2999")
+    prune_runs(tmp_path, yes=True)
+    assert [run.id for run in all_runs(tmp_path)] == [SPEC.id]
+    assert RECORD in measured_records(tmp_path)
 
 
 def test_a_line_separator_of_unicode_is_a_character(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Folders that cannot be written to are refused before the work; the check itself leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.files import check_folder
+
+
+@pytest.mark.parametrize("name", ["", "new", "new/newer/newest"])
+def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path, name: str) -> None:
+    check_folder(tmp_path / name, "--out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_without_a_beginning_is_the_current_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("report"), "--out")
+    Path("report").write_text("mine")
+    with pytest.raises(UserError, match="report is a file, not a folder; name another with --out"):
+        check_folder(Path("report"), "--out")
+
+
+def test_what_stands_there_or_on_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "to a folder").symlink_to(tmp_path)
+    check_folder(tmp_path / "to a folder" / "new", "--runs")
+    for name, words in (("file", "file is a file"), ("file/a/b", "file is a file"), ("link/a", "link is a link to")):
+        with pytest.raises(UserError, match=f"{words}.*; name another with --runs"):
+            check_folder(tmp_path / name, "--runs")
+    with pytest.raises(UserError, match=r"cannot write to .*: File name too long; choose another folder with --runs"):
+        check_folder(tmp_path / ("x" * 300), "--runs")
