@@ -94,7 +94,7 @@ class _Cell:
     def finish(self, result: TrainResult) -> None:
         """Score the model and write the records."""
         shared, notes = facts(self.spec, self.model, self.device, result)
-        notes |= {"scoring": "exact", "role": self.spec.arguments["role"]}
+        notes |= {"scoring": "exact", "role": self.spec.arguments["role"], "compiled": self.training.compiled}
         if self.spec.arguments["role"] == "test":
             # It is tested at no other rate than the chosen one.
             notes["best_lr"] = notes["learning_rate"]

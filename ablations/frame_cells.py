@@ -58,6 +58,7 @@ class FrameCell:
         shared, notes = facts(self.spec, self.model, self.device, result)
         shared |= {"artifact": ARTIFACT, "source": "measured", "split": "synthetic", "model": arguments["preset"]}
         notes |= {"scoring": "exact", "role": arguments["role"], "stage": arguments["stage"]}
+        notes["compiled"] = self.training.compiled
         make = partial(_record, shared, notes)
         # Not called a loss of the other studies: their videos are no pages.
         records = [

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..records import atomic_write
+from ..files import atomic_write, locked, remove_leftovers
 from .conversations import BrokenSampleError
 from .encode import Limits, encoding_key, outline
 from .sources import Source
@@ -68,11 +68,13 @@ def inspect(
         UserError: with more broken samples than that, naming the first; or without a sample that can be used.
     """
     path = cache / f"lengths-{source.key}-{encoding_key(processor, limits)}.json"
-    found = _read(path, source)
-    if found is None:
-        found = _look(source, processor, limits, most_broken, progress)
-        kept = {"lengths": found.lengths.tolist(), "cut": found.cut, "broken": found.broken}
-        atomic_write(path, json.dumps(kept))
+    with locked(Path(f"{path}.lock")):
+        found = _read(path, source)
+        if found is None:
+            remove_leftovers(cache, path.name)
+            found = _look(source, processor, limits, most_broken, progress)
+            kept = {"lengths": found.lengths.tolist(), "cut": found.cut, "broken": found.broken}
+            atomic_write(path, json.dumps(kept))
     _refuse(found.broken, most_broken, source)
     if not len(found.whole):
         raise UserError(f"{source.name} holds no sample that can be trained on: {next(iter(found.broken.values()))}")

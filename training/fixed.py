@@ -13,10 +13,12 @@ Without an accelerator the same step runs eagerly: it computes what `loop.train`
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -156,6 +158,12 @@ def exact_answers(model: Any, pages: FixedPages, batch_size: int = 256) -> Tenso
     return torch.cat(found)
 
 
+def can_compile() -> bool:
+    """Whether what torch compiles with for an accelerator is there: Triton, and a C compiler for what launches it."""
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers)
+
+
 def compile_layers(model: Any) -> None:
     """Compile the decoder's layers, each kind of layer once for every shape; what cannot be compiled is an error."""
     torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
@@ -194,6 +202,9 @@ class FixedTraining:
         probe: called with the number of steps done, now and then.
         probe_every: steps between two calls.
         on_step: gets the rows of metrics.
+
+    Attributes:
+        compiled: whether the decoder's layers are.
     """
 
     def __init__(
@@ -223,7 +234,8 @@ class FixedTraining:
         self.rate = torch.tensor(0.0, device=device)
         self.captured = device.type == "cuda"
         set_product_precision(arguments.precision)
-        if self.captured and not os.environ.get(EAGER):
+        self.compiled = self.captured and not os.environ.get(EAGER) and can_compile()
+        if self.compiled:
             compile_layers(model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, arguments.weight_decay),

@@ -1,6 +1,7 @@
 """Steps of one shape against the loop's own steps, exact answers against greedy decoding, runs side by side."""
 
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from infinitevl_bench.training.fixed import (
     FixedPages,
     FixedTraining,
     answer_loss,
+    can_compile,
     compile_layers,
     exact_answers,
     side_by_side,
@@ -208,3 +210,10 @@ def test_compiled_layers_compute_what_the_layers_do(
     with uncompiled():
         assert loss_and_gradients()[0] == loss
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 2
+
+
+def test_without_a_compiler_steps_are_captured_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/" + name if name == "clang" else None)
+    assert can_compile() == (find_spec("triton") is not None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not can_compile()
