@@ -58,5 +58,5 @@ def test_it_holds_every_module_and_all_data(site: Path) -> None:
 def test_it_works_from_outside(site: Path, tmp_path: Path) -> None:
     where = run(site, "-c", "import infinitevl_bench; print(infinitevl_bench.__file__)", cwd=tmp_path)
     assert where.startswith(str(site))
-    assert "C1  NO DATA" in run(site, "-m", "infinitevl_bench.cli", "verify", cwd=tmp_path)
+    assert "C9  NO DATA" in run(site, "-m", "infinitevl_bench.cli", "verify", cwd=tmp_path)
     assert "index.html" in run(site, "-m", "infinitevl_bench.cli", "report", "--format", "html", cwd=tmp_path)

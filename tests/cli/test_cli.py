@@ -128,7 +128,7 @@ MISTAKES = [
     (("ablate", "--swa-ratio", "1/4", "--pattern", "SL"), "not both"),
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
     (("ablate", "--match", "parms"), "did you mean params?"),
-    (("ablate", "--match", "params"), "use --match state or none, or --recipe scratch"),
+    (("ablate", "--match", "params"), "use --match widen, or --recipe scratch"),
     (("ablate", "--study", "mixer_choise"), "did you mean mixer_choice?"),
     (("ablate", "--study", "swa_ratio", "--arm", "gla_1_3"), "did you mean gla_1_"),
     (("ablate", "--study", "swa_ratio", "--scale", "large"), "unknown scale of a study"),

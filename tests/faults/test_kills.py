@@ -11,6 +11,7 @@ import pytest
 KILLS = 3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_ablate_and_eval_lose_and_double_nothing(tmp_path: Path) -> None:
     script = Path(__file__).with_name("kills.py")
