@@ -13,6 +13,7 @@ from .archive.cli import runs_app
 from .errors import UserError
 from .files import given_path
 from .mistakes import UsageError, told
+from .options import Device, Runs
 from .profiling.cli import profile
 from .training.cli import app as train
 
@@ -36,11 +37,6 @@ app.add_typer(profile, name="profile")
 app.add_typer(runs_app, name="runs")
 
 INTERRUPTED = 130
-
-Runs = Annotated[
-    Path, typer.Option("--runs", parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
 class Listing(StrEnum):

@@ -21,6 +21,7 @@ from ..training.video_answers import answers_alone
 from .cell import MODEL_FOLDER, curve, facts
 from .frame_scaling import BENCHMARKS
 from .plan import VALIDATION_SCORE
+from .scales import get_scale
 from .study import arm_config
 
 PROBE = "probe.jsonl"
@@ -56,7 +57,12 @@ class FrameCell:
         """Score the model and write the records."""
         arguments = self.spec.arguments
         shared, notes = facts(self.spec, self.model, self.device, result)
-        shared |= {"artifact": ARTIFACT, "source": "measured", "split": "synthetic", "model": arguments["preset"]}
+        shared |= {
+            "artifact": ARTIFACT,
+            "source": "measured",
+            "split": "synthetic",
+            "model": get_scale(arguments["scale"]).preset,
+        }
         notes |= {"scoring": "exact", "role": arguments["role"], "stage": arguments["stage"]}
         notes["compiled"] = self.training.compiled
         make = partial(_record, shared, notes)

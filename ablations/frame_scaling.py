@@ -21,9 +21,7 @@ from ..data.library import LibrarySpec
 from ..data.timelines import VideoSetSpec
 from ..errors import unknown_name
 from ..models.device import free_bytes
-from ..models.shipped import TEACHER
-from ..models.teacher import TEACHER_PRESET
-from ..records import RunSpec, file_digest, package_path
+from ..records import RunSpec
 from ..training.video_answers import batch_that_fits
 from .plan import Arm, Plan, get_size
 from .study import Study, arm_config
@@ -166,8 +164,7 @@ def _bases(arm: Arm, rate: float, seeds: Iterable[int], scale: str, device: str,
         match="none",
         questions=size.test_videos,
     )  # fmt: skip
-    inherited = {"preset": TEACHER_PRESET, "teacher": file_digest(package_path(*TEACHER))}
-    return [cell.model_copy(update={"arguments": cell.arguments | inherited}) for cell in study.cells(device)]
+    return study.cells(device)
 
 
 def _cell(base: RunSpec, arm: Arm, scale: str, stage: str, role: str, frames: Iterable[int]) -> RunSpec:

@@ -144,7 +144,7 @@ def arm_config(spec: RunSpec) -> Matched:
         UserError: for an option that the mixer does not have, or an arm that cannot be matched.
     """
     arguments = spec.arguments
-    preset = arguments.get("preset") or get_scale(arguments["scale"]).preset
+    preset = get_scale(arguments["scale"]).preset
     config = get_preset(
         preset,
         mixer="gated_deltanet" if arguments["mixer"] == "none" else arguments["mixer"],

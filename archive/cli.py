@@ -5,15 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ..files import given_path
+from ..options import Runs
 
 runs_app = typer.Typer(
     help="The runs of a folder: list, show, diff, export, prune.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Runs = Annotated[
-    Path, typer.Option("--runs", parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")
-]
 Name = Annotated[str, typer.Argument(help="A run's id, the beginning of it, or its folder.")]
 
 

@@ -155,12 +155,12 @@ def _kept_turns(
     length: int, encoded: list[list[int]], frame: TurnFrame, most_turns: int | None, most_tokens: int | None
 ) -> int:
     """How many turns, questions and answers in turn in ``encoded``, follow ``length`` tokens within the limits."""
-    turns = len(encoded) // 2
-    for number in range(turns if most_turns is None else min(turns, most_turns)):
+    turns = len(encoded) // 2 if most_turns is None else min(len(encoded) // 2, most_turns)
+    for number in range(turns):
         asked, answered = encoded[2 * number : 2 * number + 2]
         # The end-of-turn token is one more.
         length += len(asked) + len(frame.to_answer) + len(answered) + 1
         if number and most_tokens is not None and length + len(frame.end) > most_tokens:
             return number
         length += len(frame.to_question)
-    return turns if most_turns is None else min(turns, most_turns)
+    return turns

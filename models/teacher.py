@@ -21,6 +21,12 @@ from .shipped import TEACHER
 
 TEACHER_PRESET = "tiny"
 
+STARTS_UNITS = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+"""Whose rows are an FFN's units."""
+
+ENDS_UNITS = "mlp.down_proj.weight"
+"""Whose columns are."""
+
 
 @cache
 def shipped_teacher() -> HybridVLForConditionalGeneration:
@@ -84,13 +90,9 @@ def inherit(student: HybridVLForConditionalGeneration, teacher: HybridVLForCondi
         tensor[(slice(rows), *map(slice, columns))] = theirs[name]
 
 
-STARTS_UNITS = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
-ENDS_UNITS = "mlp.down_proj.weight"
-
-
 def _fits(name: str, theirs: torch.Tensor, ours: torch.Tensor) -> bool:
     """Whether a tensor of the student takes that of the teacher: of its shape, or with more units of an FFN."""
-    wider = [theirs.shape[0], *theirs.shape[1:]]
+    wider = list(theirs.shape)
     if ".language_model." in name and name.endswith(STARTS_UNITS):
         wider[0] = max(wider[0], ours.shape[0])
     elif ".language_model." in name and name.endswith(ENDS_UNITS):

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..files import given_path
+from ..options import Device, Runs
 
 profile = typer.Typer(
     help="Speed and memory of whole models, each beside its floor; what is measured is kept and skipped when the "
@@ -28,10 +29,6 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="bfloat16, float16 or
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer points, the most telling first.")]
 Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Start nothing new after so many seconds.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is finished.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Runs = Annotated[
-    Path, typer.Option("--runs", parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")
-]
 Out = Annotated[
     Path | None, typer.Option("--out", parser=given_path, help="Also write the records as JSON lines to this file.")
 ]

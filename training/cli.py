@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import given_path
+from ..options import Device, Runs
 
 app = typer.Typer(
     help="The stages of training: distillation from a teacher, tuning, long sequences.",
@@ -29,8 +29,6 @@ Rate = Annotated[float | None, typer.Option(min=1e-9, max=10.0, help="Peak learn
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences a step, over all processes.")]
 Seed = Annotated[int | None, typer.Option(help="Of the order and of what is not inherited.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Any other setting as NAME=VALUE; repeatable.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Runs = Annotated[Path, typer.Option(parser=given_path, help="Folder of all runs.", envvar="INFINITEVL_BENCH_RUNS")]
 
 
 @app.command("distill-layers")

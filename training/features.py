@@ -219,12 +219,11 @@ def _cached(
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file; None if there is none, or a damaged one, or one of an earlier release."""
+    """The tensors of a file; None if there is none, or a damaged one."""
     try:
-        found = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError):
         return None
-    return found if "guesses" in found else None
 
 
 RANGE = 64

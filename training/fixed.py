@@ -36,9 +36,6 @@ from .loop import FLOAT32, TrainArguments, TrainResult, learning_rate_at, parame
 MULTIPLE = 32
 """Sets are padded to a multiple of this many tokens, so that few lengths are compiled and chunks are whole."""
 
-EAGER = "INFINITEVL_BENCH_EAGER_STEPS"
-"""Set in the environment, it keeps the layers of captured steps from being compiled, to look for a fault."""
-
 MOST_GRAPHS = 64
 """Of one process: kinds of layers times shapes. torch gives up after eight by default."""
 
@@ -234,7 +231,7 @@ class FixedTraining:
         self.rate = torch.tensor(0.0, device=device)
         self.captured = device.type == "cuda"
         set_product_precision(arguments.precision)
-        self.compiled = self.captured and not os.environ.get(EAGER) and can_compile()
+        self.compiled = self.captured and can_compile()
         if self.compiled:
             compile_layers(model)
         self.optimizer = torch.optim.AdamW(

@@ -8,6 +8,7 @@ import torch
 from infinitevl_bench.data.families import FAMILIES, LEVELS, generate_page
 from infinitevl_bench.data.pages import Page, Question
 from infinitevl_bench.data.samples import IGNORED, SHORT_ANSWER, choice_form, encode_page, page_messages, page_turns
+from infinitevl_bench.eval.isolation import process_unchanged
 from infinitevl_bench.models.processor import load_processor
 from PIL import Image
 
@@ -97,8 +98,10 @@ def test_each_question_is_asked_once_in_a_form_of_the_evaluation() -> None:
 
 def test_trained_prompts_are_those_of_the_benchmark_tool() -> None:
     """A template of VLMEvalKit that changes must not pass unnoticed: models would be asked what they never saw."""
-    from vlmeval.dataset.image_mcq import ImageMCQDataset
-    from vlmeval.dataset.image_vqa import ImageVQADataset
+    # Its import turns gradients off, for all tests that follow in this process.
+    with process_unchanged():
+        from vlmeval.dataset.image_mcq import ImageMCQDataset
+        from vlmeval.dataset.image_vqa import ImageVQADataset
 
     question = generate_page("shapes", seed=0, index=0, split="train", level=1).questions[0]
     options = dict(zip("ABCD", question.options, strict=False))
