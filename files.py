@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock
 
 from .errors import UserError
@@ -181,6 +183,18 @@ def with_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: nobody of that name has a home folder here; give the path in full") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Read plain YAML: no tag makes an object of a class.
+
+    Raises:
+        ValueError: if it is none, or a tag does not fit its value, at which PyYAML's constructors raise what they like.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 def package_path(*parts: str) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import UserError, unknown_name
+from ..files import parse_yaml
 from ..records import Record, RunFolder, RunSpec, records_of
 
 State = Literal["finished", "held", "unfinished", "damaged"]
@@ -84,8 +84,8 @@ def find_run(name: str, root: Path) -> Run:
 def read_run(folder: Path) -> Run:
     """Read one run's folder."""
     try:
-        spec = RunSpec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        spec = RunSpec.model_validate(parse_yaml((folder / "spec.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return Run(folder, "damaged", problem="spec.yaml is no request")
     if not (folder / "result.json").exists():
         with held(folder) as free:

@@ -71,12 +71,17 @@ def open_checkpoint(source: str | Path, config: Any = None, **hub: Any) -> Check
             found = _own_config(body, config, shapes)
         else:
             found = config if isinstance(config, HybridVLConfig) else foreign_config(body, shapes)
+        if found.vision_config.depth > len(shapes):
+            # Else a slip of the pen would build blocks for hours before it is found.
+            raise UserError(f"its config.json says {found.vision_config.depth} vision blocks, more than tensors", 1)
+        expected = expected_shapes(found)
     except UserError as error:
         raise UserError(f"{folder}: {error}", error.exit_code) from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / 'config.json'} describes no model ({reason}); download it again", 1) from None
-    expected = expected_shapes(found)
+    except Exception as error:
+        # transformers checks little of a configuration and builds what it is told, with any end.
+        raise UserError(
+            f"{folder / 'config.json'} describes no model ({_reason(error)}); mend it or download it again", 1
+        ) from error
     if found.tie_word_embeddings and HEAD not in shapes:
         expected.pop(HEAD)
     # Rotary frequencies are computed; old releases of transformers saved them all the same.
@@ -103,6 +108,14 @@ def _own_config(body: dict[str, Any], config: Any, shapes: Mapping[str, tuple[in
         return config
     kept = {key: value for key, value in body.items() if key != "model_type"}
     return HybridVLConfig(**kept | {"text_config": text | {"layer_types": types}})
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a configuration, in one line."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    # The checks of a field wrap what they found.
+    return " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
 
 
 def _folder(source: str | Path, hub: dict[str, Any]) -> Path:

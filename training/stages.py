@@ -13,12 +13,12 @@ the later stages and LoRA's rank are not published; those here are ours.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ..data.encode import PICTURE_PIXELS, Limits
 from ..data.video import VideoLimits
 from ..errors import UserError, unknown_name
+from ..files import parse_yaml
 from .distill import MSE_FACTOR, TEMPERATURE, LearntOn
 from .loop import TrainArguments
 from .sft import LoraArguments
@@ -138,7 +138,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {text}: write a setting as name=value, such as --set warmup=0.03")
         try:
-            changes[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            changes[name.strip().replace("-", "_")] = parse_yaml(value)
+        except ValueError:
             raise UserError(f"--set {text}: the value is no YAML; quote it") from None
     return changes

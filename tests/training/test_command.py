@@ -217,6 +217,9 @@ def test_every_setting_has_a_name_of_its_own() -> None:
 
 
 def test_settings_and_sources_are_read_as_typed(tmp_path: Path) -> None:
+    for slip in ("[", "!!bool x", "!!timestamp x", "[" * 3000):
+        with pytest.raises(UserError, match="the value is no YAML"):
+            parse_changes([f"a={slip}"])
     assert parse_changes(["warmup=0.1", "learnt-on=answers", "betas=[0.9, 0.95]"]) == {
         "warmup": 0.1, "learnt_on": "answers", "betas": [0.9, 0.95],
     }  # fmt: skip
