@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError, unknown_name
+from ..files import check_folder
 from ..models.fingerprint import weights_hash
 from ..records import Record, RunFolder, RunSpec
 from .benchmarks import Benchmark, find_benchmark, find_suite
@@ -95,6 +96,7 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
     for benchmark in found:
         if choose_split(benchmark, request.data) == "synthetic":
             check_questions(request.limit or QUESTIONS)
+    check_folder(request.runs, "--runs")
     session = _Session(request)
     results = [
         session.evaluate(benchmark, frames)
