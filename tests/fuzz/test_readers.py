@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,8 @@ from PIL import Image
 from .damage import flipped, twisted
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
-CPU_SECONDS = 20
-"""What a reader may take for one file; on hundreds of times less it is usually done."""
+CPU_SECONDS, MEMORY_BYTES = 20, 2**31
+"""What a reader may take for one file, and for all of them; a thousandth of it is usual."""
 
 
 class Reader(NamedTuple):
@@ -215,19 +216,25 @@ READERS: dict[str, Callable[[], Reader]] = {
 
 
 @pytest.fixture
-def _no_reader_hangs() -> Iterator[None]:
+def _no_reader_takes_all() -> Iterator[None]:
+    """Bounds the CPU time of each file, and what all together may add to this process's memory."""
+
     def stop(*_: object) -> None:
         # No `Exception`, which a reader could take for the file's fault.
         pytest.fail(f"more than {CPU_SECONDS} s of CPU for one file")
 
-    before = signal.signal(signal.SIGVTALRM, stop)
+    before, limits = signal.signal(signal.SIGVTALRM, stop), resource.getrlimit(resource.RLIMIT_DATA)
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + MEMORY_BYTES, limits[1]))
     yield
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     signal.signal(signal.SIGVTALRM, before)
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 @pytest.mark.timeout(36000)
-@pytest.mark.usefixtures("_no_reader_hangs")
+@pytest.mark.usefixtures("_no_reader_takes_all")
 @pytest.mark.parametrize("name", READERS)
 def test_no_damage_is_more_than_a_users_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = READERS[name]()

@@ -223,7 +223,8 @@ MISFITS: dict[str, tuple[Edit, str]] = {
         r"config\.json describes no model \(Field 'hidden_size' expected int, got str .*\); mend it",
     ),
     "function": (with_value("text_config", hidden_act="no_such"), r"config\.json describes no model \(.*no_such"),
-    "too many blocks": (with_value("vision_config", depth=10**9), "says 1000000000 vision blocks, more than tensors"),
+    "endless blocks": (with_value("vision_config", depth=10**9), r"says depth is 1000000000, and it has \d+ tensors"),
+    "endless layers": (with_value("text_config", num_hidden_layers=10**9), "says num_hidden_layers is 1000000000"),
     "type": (with_type, "model_type is 'llava'; those that can be read: hybrid_vl, qwen2_5_vl, infinite_vl"),
 }
 
