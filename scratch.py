@@ -7,6 +7,7 @@ folder whose lock can be had is nobody's. It gets the name by which it is found 
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 PREFIX = "infinitevl-bench-"
 LOCK = ".lock"
+MOMENT_SECONDS = 3600
 
 
 class ScratchFolder:
@@ -64,6 +66,10 @@ def _remove(folder: Path, lock: FileLock) -> None:
 @cache
 def _sweep(common: Path) -> None:
     """Remove the folders of killed processes; once a process is enough."""
+    for unnamed in common.glob(f".{PREFIX}*"):
+        # Killed before the folder was locked, or about to lock it: that takes a moment.
+        if _is_own(unnamed) and time.time() - unnamed.stat().st_mtime > MOMENT_SECONDS:
+            shutil.rmtree(unnamed, ignore_errors=True)
     for folder in common.glob(f"{PREFIX}*"):
         # In a folder that all users share: nothing is opened that another made, or by way of a link.
         if not _is_own(folder) or not _is_own(folder / LOCK):

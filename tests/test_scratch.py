@@ -63,6 +63,15 @@ def test_folders_of_the_killed_go_and_those_of_the_living_stay(common: Path) -> 
     assert list(common.iterdir()) == []
 
 
+def test_a_folder_that_never_got_its_lock_goes_once_it_is_old(common: Path) -> None:
+    old, new = (common / f".infinitevl-bench-{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (0, 0))
+    with ScratchFolder():
+        assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_what_this_program_has_not_locked_is_never_touched(common: Path) -> None:
     """A folder without a lock, of another program or an older release, and a link to somebody else's."""
     (common / "infinitevl-bench-notes").mkdir()
