@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -68,8 +69,9 @@ def _sweep(common: Path) -> None:
     """Remove the folders of killed processes; once a process is enough."""
     for unnamed in common.glob(f".{PREFIX}*"):
         # Killed before the folder was locked, or about to lock it: that takes a moment.
-        if _is_own(unnamed) and time.time() - unnamed.stat().st_mtime > MOMENT_SECONDS:
-            shutil.rmtree(unnamed, ignore_errors=True)
+        with suppress(OSError):
+            if _is_own(unnamed) and time.time() - unnamed.stat().st_mtime > MOMENT_SECONDS:
+                shutil.rmtree(unnamed)
     for folder in common.glob(f"{PREFIX}*"):
         # In a folder that all users share: nothing is opened that another made, or by way of a link.
         if not _is_own(folder) or not _is_own(folder / LOCK):
