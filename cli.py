@@ -314,9 +314,14 @@ def list_names(what: Annotated[Listing, typer.Argument(help="What to list.")], r
 
       infinitevl-bench list mixers
     """
-    from .listing import print_listing
+    if what is Listing.RUNS:
+        from .archive.commands import list_runs
 
-    print_listing(what.value, runs)
+        list_runs(runs)
+    else:
+        from .listing import print_listing
+
+        print_listing(what.value)
 
 
 @app.command()

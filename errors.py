@@ -18,11 +18,11 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(in_one_line(message))
+        super().__init__(terminal_safe(message))
         self.exit_code = exit_code
 
 
-def in_one_line(text: str) -> str:
+def terminal_safe(text: str) -> str:
     """A text with everything escaped that is no printable sign: line breaks, what commands a terminal, halves."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from .errors import UserError
+from .errors import FULL, UserError
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
 """Names of temporary files: what Python's tempfile makes of ``.NAME.``, and what safetensors makes of nothing."""
@@ -52,9 +52,8 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         temporary.chmod(mode(0o666))
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1
-        ) from error
+        way_out = "free some space or choose another folder" if error.errno in FULL else "choose another folder"
+        raise UserError(f"cannot write {path}: {error.strerror}; {way_out}", 1) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .errors import FULL, UserError, in_one_line
+from .errors import FULL, UserError, terminal_safe
 
 if TYPE_CHECKING:
     from click import UsageError
@@ -29,7 +29,7 @@ def told(error: Exception) -> tuple[str, int]:
     if isinstance(error, typer.Abort):
         return "infinitevl-bench: stopped", 1
     if isinstance(error, OSError):
-        return in_one_line(f"infinitevl-bench: {_about_files(error)}"), 1
+        return terminal_safe(f"infinitevl-bench: {_about_files(error)}"), 1
     return _about_usage(error), 2
 
 

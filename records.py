@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from filelock import FileLock, Timeout
@@ -30,7 +30,8 @@ from .files import atomic_write, file_digest, locked, package_path, remove_lefto
 # Whoever reads or writes runs also needs these.
 __all__ = [
     "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
-    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "write_records",
+    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "run_folders",
+    "write_records",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     Arguments = dict[str, Any]
 else:
     Arguments = dict[str, JsonValue]
+
+
+# Larger ones are damage or a slip, and neither a figure nor a column of a table can hold them.
+Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Record(BaseModel):
@@ -56,7 +62,7 @@ class Record(BaseModel):
     schema_version: Literal[1] = 1
     artifact: str
     metric: str
-    value: float = Field(allow_inf_nan=False)
+    value: Real
     unit: str
     model: str
     source: Literal["published", "measured"]
@@ -64,19 +70,23 @@ class Record(BaseModel):
     pattern: str | None = None
     benchmark: str | None = None
     split: Literal["official", "synthetic"] | None = None
-    frames: int | None = None
-    context: int | None = None
-    seed: int | None = None
-    n: int | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
+    frames: Whole | None = None
+    context: Whole | None = None
+    seed: Whole | None = None
+    n: Whole | None = None
+    ci_low: Real | None = None
+    ci_high: Real | None = None
     run_id: str | None = None
     scale: str | None = None
     device: str | None = None
-    steps: int | None = None
-    parameters: int | None = None
-    state_elements: int | None = None
+    steps: Whole | None = None
+    parameters: Whole | None = None
+    state_elements: Whole | None = None
     extra: dict[str, Scalar] = Field(default_factory=dict)
+
+
+Kind = Literal["ablate", "eval", "train", "profile"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class RunSpec(BaseModel):
@@ -85,7 +95,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    kind: Literal["ablate", "eval", "train", "profile"]
+    kind: Kind
     arguments: Arguments
 
     @property
@@ -250,12 +260,38 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield ``(folder, result)`` for every finished run below ``root``, by run id.
 
     Raises:
-        UserError: if ``root`` is a file, or for a result that cannot be read.
+        UserError: if ``root`` is no folder that can be read, or for a result that cannot be read.
+    """
+    for folder in run_folders(root, "result.json"):
+        yield folder, _load_result(folder / "result.json")
+
+
+def run_folders(root: Path, *files: str) -> list[Path]:
+    """The folders below ``root`` that hold any of these files, by name; none where ``root`` is not there.
+
+    A run that may not be looked into is among them, so that whoever reads it says so and its numbers are not missed.
+
+    Raises:
+        UserError: if ``root`` is a file or cannot be read.
     """
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
-    for path in sorted(root.glob("*/result.json")):
-        yield path.parent, _load_result(path)
+    try:
+        return sorted(folder for folder in root.iterdir() if _holds(folder, files))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"cannot read {root}: {error.strerror}; mend its permissions, or name another folder with --runs", 1
+        ) from None
+
+
+def _holds(folder: Path, files: Iterable[str]) -> bool:
+    try:
+        return any((folder / file).exists() for file in files)
+    except PermissionError:
+        # Other folders may lie here too, and be nobody's business.
+        return folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
 
 
 SHIPPED = package_path("reports", "measured")
@@ -285,7 +321,11 @@ def records_of(folder: Path, result: Mapping[str, Any]) -> list[Record]:
 def _load_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; make it a readable file, or move the run's folder elsewhere", 1
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove the file to run again", 1) from None
     whole = (
         isinstance(result, dict)
