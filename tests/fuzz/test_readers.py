@@ -239,8 +239,8 @@ def _no_reader_takes_all() -> Iterator[None]:
 def test_no_damage_is_more_than_a_users_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = READERS[name]()
     reader.prepare(tmp_path)
-    if name == "headers":
-        # The configuration is not what is damaged, and building its model takes longer than all else.
+    if name != "config":
+        # Building a model takes longer than all else, and a configuration that is damaged is built under that name.
         monkeypatch.setattr(loading, "expected_shapes", lambda config: dict(expected_shapes()))
     path, seed = tmp_path / reader.file, reader.dump(reader.seed)
     path.write_bytes(seed)
