@@ -184,14 +184,22 @@ def with_home(path: str | Path) -> Path:
         raise UserError(f"{path}: nobody of that name has a home folder here; give the path in full") from None
 
 
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # A few lines of aliases of aliases are a tree that no memory holds once it is walked.
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias stands for something else; write it out")
+        return super().compose_node(parent, index)
+
+
 def parse_yaml(text: str) -> Any:
-    """Read plain YAML: no tag makes an object of a class.
+    """Read plain YAML: no tag makes an object of a class, and nothing stands for something else.
 
     Raises:
         ValueError: if it is none, or a tag does not fit its value, at which PyYAML's constructors raise what they like.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
 
