@@ -239,7 +239,7 @@ def stage_records(row: dict[str, Any]) -> list[Record]:
     }  # fmt: skip
     values = {
         "tokens_per_second": (row["tokens_per_second"], "tokens/s"), "mfu": (row["mfu"], "ratio"),
-        "peak_memory_gb": (row["peak_memory_gb"], "GB"),
+        "training_peak_gb": (row["peak_memory_gb"], "GB"),
     }  # fmt: skip
     return [
         Record(**shared, metric=metric, value=value, unit=unit)

@@ -91,7 +91,14 @@ def bench_ops_command(
     progress = Console(stderr=True)
 
     notes = device_state(device)
-    asked = {"what": "ops", "mixers": names, "lengths": tokens, "geometry": shape.name, "scopes": chosen, "device": device}
+    asked = {
+        "what": "ops",
+        "mixers": names,
+        "lengths": tokens,
+        "geometry": shape.name,
+        "scopes": chosen,
+        "device": device,
+    }
     run_id, told = RunSpec(kind="profile", arguments=asked).id, environment(device_name(device))
     recorder = Recorder(shape, device, measure_ceilings(device), notes, run_id)
     timings: list[Timing] = []
