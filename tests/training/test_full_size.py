@@ -62,7 +62,7 @@ def test_a_line_a_stage_is_printed_and_its_records_written(tmp_path: Path, capsy
     assert all(record.value < 1 for record in records if record.metric == "mfu")
     told = json.loads(out.with_suffix(".environments.json").read_text())
     assert {record.run_id for record in records} == set(told)
-    assert all(one["packages"]["torch"] == torch.__version__ for one in told.values())
+    assert all(torch.__version__.startswith(one["packages"]["torch"]) for one in told.values())
 
 
 @pytest.mark.gpu
