@@ -20,7 +20,7 @@ from .plan import get_plan, get_size
 from .ray_grid import Cluster, check_cluster
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
-from .study import Study
+from .study import SHIPPED, Study
 
 STUDY_JOBS = 4
 """Processes of a study on one accelerator, each of which trains several cells."""
@@ -43,6 +43,7 @@ def ablate_command(
     runs: Path,
     ray: str | None = None,
     gpus_per_cell: float | None = None,
+    teacher: str | None = None,
 ) -> list[Record]:
     """Run a grid given by options, and print what came out.
 
@@ -64,6 +65,7 @@ def ablate_command(
         scale=scale,
         overrides=overrides,
         match=match,
+        teacher=teacher or SHIPPED,
         questions=questions,
         pages=pages,
     )

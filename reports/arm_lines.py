@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .ablation_cells import CONTROL_PATTERNS, Arm
 from .figures import GREY, MARKERS, Theme, colour_of, shade
@@ -10,7 +10,8 @@ from .figures import GREY, MARKERS, Theme, colour_of, shade
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STROKES = ("-", "--", ":", "-.")
+Stroke = Literal["-", "--", ":", "-."]
+STROKES: tuple[Stroke, ...] = ("-", "--", ":", "-.")
 
 
 class ArmLine(NamedTuple):
@@ -18,7 +19,7 @@ class ArmLine(NamedTuple):
 
     label: str
     colour: str
-    stroke: str
+    stroke: Stroke
     marker: str
 
 
