@@ -13,7 +13,7 @@ from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.models.processor import load_processor
 from infinitevl_bench.models.shipped import DEFAULT, HYBRID, SHIPPED
 from infinitevl_bench.models.shipped_models import load_shipped, shipped_config
-from infinitevl_bench.records import Record, RunFolder, RunSpec
+from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
 from infinitevl_bench.training import hybrid
 from infinitevl_bench.training.teacher import exact_answers
 
@@ -74,3 +74,15 @@ def test_the_shipped_hybrid_finds_values_on_pages_it_has_not_seen() -> None:
     # Of 24 pages, three standard deviations below what 200 gave.
     least = told - 3 * (told * (100 - told) / 24) ** 0.5
     assert exact_answers(load_shipped(HYBRID), load_processor(), "documents", 24) >= least > 50
+
+
+def test_training_its_cell_again_gave_the_scores_of_the_study() -> None:
+    """What is shipped was trained a second time from the study's command; the first time is in the shipped records."""
+    told = json.loads((FOLDER / "training.json").read_text())
+    first = {r.benchmark: r for r in measured_records(None) if r.run_id == told["run"] and r.metric == "score"}
+    again = told["scores_of_the_run_percent"]
+    assert set(first) == set(again)
+    for name, record in first.items():
+        assert record.ci_low is not None
+        assert record.ci_high is not None
+        assert record.ci_low <= again[name] <= record.ci_high, name
