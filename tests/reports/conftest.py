@@ -132,6 +132,26 @@ def curve(
     ]
 
 
+def alone() -> list[Record]:
+    """A recurrence timed by itself, and a stage of training and an evaluation at full size."""
+    shared: dict[str, Any] = {"source": "measured", "device": "GPU", "model": "infinitevl-4b", "n": 3}
+    timed = {"scope": "recurrence", "pass": "forward", "backend": "torch", "median_ms": 4.0, "ratio_to_floor": 8.0}
+    return [
+        Record(
+            **shared, artifact="bench_ops", metric="tokens_per_second", value=1e6, unit="tokens/s", mixer="gla",
+            context=4096, run_id="profile-ops", extra=timed,
+        ),
+        Record(
+            **shared, artifact="full_size", metric="mfu", value=0.3, unit="ratio", context=8192,
+            run_id="profile-stage", extra={"stage": "sft", "precision": "bf16"},
+        ),
+        Record(
+            **shared, artifact="loading", metric="samples_per_s", value=4.0, unit="samples/s",
+            run_id="profile-loading", extra={"batch_size": 1, "graph": True},
+        ),
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     return SimpleNamespace(
@@ -145,6 +165,7 @@ def mixed(make: SimpleNamespace) -> list[Record]:
     two = {("gated_deltanet", "SLLL"): [50.0, 52.0, 55.0], ("gla", "SLLL"): [40.0, 41.0, 45.0]}
     ratios = {("gated_deltanet", pattern): [30.0, 31.0] for pattern in ("L", "SL")}
     return [
+        *alone(),
         *make.cells(two, scale="tiny"),
         *make.cells(two | ratios, scale="small", steps=2000),
         *make.cells(two, scale="small", split="official"),
