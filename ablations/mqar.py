@@ -31,7 +31,7 @@ from ..data.mqar import RecallSpec
 from ..errors import unknown_name
 from ..models.config import HybridVLConfig
 from ..models.recall import recall_config
-from ..models.registry import canonical_name, get_mixer
+from ..models.registry import canonical_name
 from ..records import Record, RunSpec
 from ..training.loop import TrainArguments
 from .mixer_choice import DRESSED
@@ -174,11 +174,7 @@ def recall_size(scale: str) -> RecallSize:
 
 
 def config_of(spec: RunSpec) -> HybridVLConfig:
-    """The configuration of a cell.
-
-    Raises:
-        UserError: for an option that the mixer does not have.
-    """
+    """The configuration of a cell."""
     arguments = spec.arguments
     mixer = "gated_deltanet" if arguments["mixer"] == "none" else arguments["mixer"]
     return recall_config(
@@ -204,7 +200,7 @@ def _cell(point: _Point, rate: float, seed: int, scale: str, device: str, steps:
         sets["test"] = train.model_copy(update={"examples": size.test_examples, "split": "test"})
     # Without a linear layer the mixer is no part of the model.
     linear = "L" in point.arm.pattern
-    spec = RunSpec(
+    return RunSpec(
         kind="ablate",
         arguments={
             "scale": scale,
@@ -223,9 +219,6 @@ def _cell(point: _Point, rate: float, seed: int, scale: str, device: str, steps:
             "device": device,
         },
     )
-    if linear:
-        get_mixer(point.arm.mixer).chosen_options(config_of(spec).text_config)
-    return spec
 
 
 PLAN = RecallPlan(
