@@ -26,10 +26,10 @@ from infinitevl_bench.training.loop import TrainArguments
 from rich.console import Console
 
 SMALLEST = RecallSize(
-    tasks=((16, 2), (32, 4)),
+    tasks=((16, 2, 4), (32, 4, 8)),
     widths=(16, 32),
     vocabulary=32,
-    training=TrainArguments(steps=4, batch_size=4),
+    training=TrainArguments(steps=4),
     examples=32,
     test_examples=6,
     probe_examples=4,
@@ -74,7 +74,7 @@ def test_every_mixer_and_control_is_an_arm_and_the_sizes_are_the_published_ones(
     assert {"L", "S", "F"} == {arm.pattern for arm in PLAN.arms.values()}
     small = RECALL_SIZES["small"]
     assert small.vocabulary == 8192
-    assert small.tasks == ((64, 4), (128, 8), (256, 16))
+    assert small.tasks == ((64, 4, 512), (128, 8, 512), (256, 16, 256))
     assert (small.examples, small.test_examples) == (100_000, 3_000)
     assert small.learning_rates == pytest.approx([10 ** (-4 + 2 / 3 * step) for step in range(4)], rel=3e-3)
 
@@ -133,7 +133,7 @@ def test_bad_input_is_named_before_anything_is_trained(tmp_path: Path, monkeypat
         run(tmp_path, frames=[32])
     with pytest.raises(UserError, match="unknown scale of a study 'huge'"):
         run(tmp_path, scale="huge")
-    monkeypatch.setitem(RECALL_SIZES, "tiny", replace(SMALLEST, tasks=((16, 5),)))
+    monkeypatch.setitem(RECALL_SIZES, "tiny", replace(SMALLEST, tasks=((16, 5, 4),)))
     with pytest.raises(UserError, match="5 pairs do not fit a sequence of 16 tokens"):
         run(tmp_path)
     assert not list(tmp_path.iterdir())
