@@ -13,8 +13,8 @@ rates of 10⁻⁴ to 10⁻² in four steps, the best shown; 64 epochs in batches
 
 Scale small is as published but for its training, of 2,000 steps, 10 epochs and at 256 tokens 5, and for the width of
 512, which it leaves out: 64 epochs would be 60 G tokens an arm. So where it lies below a published curve, time may be
-the reason; ``--steps`` gives more. The best rate of each arm, task and width is chosen on validation sequences by a seed
-of its own, and three other seeds are tested, where the published curves show the best of all.
+the reason; ``--steps`` gives more. The best rate of each arm, task and width is chosen on validation sequences by one
+seed, and three others are tested, where the published curves show the best of all.
 
 Scale tiny is 64 tokens with 4 pairs and shows that the machine works: a vocabulary of 128, because with 8192 a key
 would be seen some twenty times in the 600 steps that the minutes allow, too few to learn what stands for it; widths of
