@@ -26,9 +26,8 @@ any arm had run at it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from ..data.mqar import RecallSpec
 from ..errors import unknown_name
@@ -107,17 +106,35 @@ RECALL_SIZES: dict[str, RecallSize] = {
 
 @dataclass(frozen=True)
 class RecallPlan(Plan):
-    """The study as it was registered; its cells are arms by tasks by widths, each with a learning rate of its own."""
+    """The study as it was registered; its cells are arms by tasks by widths, each with a learning rate of its own.
+
+    Attributes:
+        sizes: by scale.
+        seen: whether the pairs stand on a page instead of in the text.
+    """
+
+    sizes: Mapping[str, RecallSize] = field(default_factory=lambda: RECALL_SIZES)
+    seen: bool = False
+
+    def size(self, scale: str) -> RecallSize:
+        """Look up how much of the study is run at a scale.
+
+        Raises:
+            UserError: for a scale at which it is not run.
+        """
+        if scale not in self.sizes:
+            raise unknown_name(f"scale of {self.name}", scale, self.sizes)
+        return self.sizes[scale]
 
     def rates(self, scale: str) -> tuple[float, ...]:
         """The learning rates that every arm is tried at."""
-        return self.learning_rates or recall_size(scale).learning_rates
+        return self.learning_rates or self.size(scale).learning_rates
 
     def validation_cells(self, scale: str, device: str, steps: int | None = None) -> list[RunSpec]:
         """The cells that choose the learning rate of every arm, task and width."""
-        size = recall_size(scale)
+        size = self.size(scale)
         return [
-            _cell(one, rate, seed, scale, device, steps, "validation")
+            self._cell(one, rate, seed, scale, device, steps, "validation")
             for one in self._points(scale)
             for rate in self.rates(scale)
             for seed in size.validation_seeds
@@ -128,9 +145,9 @@ class RecallPlan(Plan):
     ) -> list[RunSpec]:
         """The cells that count, each at its rate of ``rates`` (`_Point.name` → rate)."""
         return [
-            _cell(one, rates[one.name], seed, scale, device, steps, "test")
+            self._cell(one, rates[one.name], seed, scale, device, steps, "test")
             for one in self._points(scale)
-            for seed in range(recall_size(scale).test_seeds)
+            for seed in range(self.size(scale).test_seeds)
         ]
 
     def best_rates(self, cells: Iterable[RunSpec], records: Iterable[Record]) -> dict[str, float]:
@@ -143,11 +160,46 @@ class RecallPlan(Plan):
         return {name: max(sorted(rates), key=lambda rate: fmean(rates[rate])) for name, rates in found.items()}
 
     def _points(self, scale: str) -> list["_Point"]:
-        size = recall_size(scale)
+        size = self.size(scale)
         return [
             _Point(name, arm, *task, width) for name, arm in self.arms.items() for task in size.tasks
             for width in size.widths
         ]  # fmt: skip
+
+    def _cell(
+        self, point: "_Point", rate: float, seed: int, scale: str, device: str, steps: int | None, role: str
+    ) -> RunSpec:
+        size = self.size(scale)
+        changes = {"learning_rate": rate, "seed": seed, "batch_size": point.batch_size}
+        changes["steps"] = steps or size.training.steps
+        training = size.training.model_copy(update=changes)
+        train = RecallSpec(length=point.length, pairs=point.pairs, examples=size.examples, vocabulary=size.vocabulary)
+        train.check()
+        sets = {"probe": train.model_copy(update={"examples": size.probe_examples, "split": "validation"})}
+        if role == "test":
+            sets["test"] = train.model_copy(update={"examples": size.test_examples, "split": "test"})
+        # Without a linear layer the mixer is no part of the model.
+        linear = "L" in point.arm.pattern
+        return RunSpec(
+            kind="ablate",
+            arguments={
+                "scale": scale,
+                "scoring": RECALL,
+                "role": role,
+                "point": point.name,
+                "mixer": canonical_name(point.arm.mixer) if linear else "none",
+                "mixer_args": dict(point.arm.mixer_args) if linear else {},
+                "pattern": point.arm.pattern,
+                "width": point.width,
+                "seed": seed,
+                "training": training.model_dump(mode="json"),
+                "sequences": train.model_dump(mode="json"),
+                "sets": {name: one.model_dump(mode="json") for name, one in sets.items()},
+                "probe_every": max(1, training.steps // size.probes),
+                "device": device,
+            }
+            | ({"seen": True} if self.seen else {}),
+        )
 
 
 @dataclass(frozen=True)
@@ -166,17 +218,6 @@ class _Point:
         return f"{self.arm_name} {self.width} wide, {self.pairs} pairs in {self.length}"
 
 
-def recall_size(scale: str) -> RecallSize:
-    """Look up how much of the study is run at a scale.
-
-    Raises:
-        UserError: for a scale at which it is not run.
-    """
-    if scale not in RECALL_SIZES:
-        raise unknown_name("scale of mqar", scale, RECALL_SIZES)
-    return RECALL_SIZES[scale]
-
-
 def config_of(spec: RunSpec) -> HybridVLConfig:
     """The configuration of a cell."""
     arguments = spec.arguments
@@ -188,42 +229,6 @@ def config_of(spec: RunSpec) -> HybridVLConfig:
         width=arguments["width"],
         vocabulary=arguments["sequences"]["vocabulary"],
         window=arguments["sequences"]["length"] // WINDOW_SHARE,
-    )
-
-
-def _cell(point: _Point, rate: float, seed: int, scale: str, device: str, steps: int | None, role: str) -> RunSpec:
-    size = recall_size(scale)
-    changes: dict[str, Any] = {"learning_rate": rate, "seed": seed, "batch_size": point.batch_size} | (
-        {"steps": steps} if steps else {}
-    )
-    training = size.training.model_copy(update=changes)
-    train = RecallSpec(
-        length=point.length, pairs=point.pairs, examples=size.examples, vocabulary=size.vocabulary
-    )  # fmt: skip
-    train.check()
-    sets = {"probe": train.model_copy(update={"examples": size.probe_examples, "split": "validation"})}
-    if role == "test":
-        sets["test"] = train.model_copy(update={"examples": size.test_examples, "split": "test"})
-    # Without a linear layer the mixer is no part of the model.
-    linear = "L" in point.arm.pattern
-    return RunSpec(
-        kind="ablate",
-        arguments={
-            "scale": scale,
-            "scoring": RECALL,
-            "role": role,
-            "point": point.name,
-            "mixer": canonical_name(point.arm.mixer) if linear else "none",
-            "mixer_args": dict(point.arm.mixer_args) if linear else {},
-            "pattern": point.arm.pattern,
-            "width": point.width,
-            "seed": seed,
-            "training": training.model_dump(mode="json"),
-            "sequences": train.model_dump(mode="json"),
-            "sets": {name: one.model_dump(mode="json") for name, one in sets.items()},
-            "probe_every": max(1, training.steps // size.probes),
-            "device": device,
-        },
     )
 
 

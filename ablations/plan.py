@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "swa_ratio": "swa_ratio:PLAN",
     "frame_scaling": "frame_scaling:PLAN",
     "mqar": "mqar:PLAN",
+    "mqar_vision": "mqar_vision:PLAN",
 }
 """Name → "module of this package:plan"."""
 

@@ -8,19 +8,18 @@ from ..data.mqar import RecallSpec
 from ..eval.statistics import interval
 from ..models.accounting import cache_elements, state_elements
 from ..models.device import device_name
-from ..models.recall import new_recall_model, trained_parameters
+from ..models.recall import new_recall_model, shipped_tower, trained_parameters
 from ..models.registry import get_mixer
 from ..records import Record, RunFolder, RunSpec
 from ..training.fixed import FixedTraining
 from ..training.fixed_recall import FixedSequences, right_queries
 from ..training.loop import TrainArguments, TrainResult
+from ..training.seen_recall import SeenSequences
 from .cell import curve
 from .mqar import RECALL, config_of
 from .plan import VALIDATION_SCORE
 
 PROBE = "probe.jsonl"
-
-BENCHMARK = "MQAR"
 
 
 class RecallCell:
@@ -33,7 +32,8 @@ class RecallCell:
     """
 
     def __init__(self, spec: RunSpec, folder: RunFolder, runs: Path) -> None:
-        self.spec, self.folder = spec, folder
+        self.spec, self.folder, self.runs = spec, folder, runs
+        self.seen = bool(spec.arguments.get("seen"))
         self.device = str(spec.arguments["device"])
         self.config = config_of(spec)
         self.model = new_recall_model(self.config, spec.arguments["seed"]).to(self.device)
@@ -69,7 +69,8 @@ class RecallCell:
         arguments, text = self.spec.arguments, self.config.text_config
         sequences, training = RecallSpec.model_validate(arguments["sequences"]), arguments["training"]
         shared = {
-            "artifact": "mqar", "model": "recall", "source": "measured", "split": "synthetic", "benchmark": BENCHMARK,
+            "artifact": "mqar", "model": "recall", "source": "measured", "split": "synthetic",
+            "benchmark": "MQAR-vision" if self.seen else "MQAR",
             "mixer": arguments["mixer"], "pattern": arguments["pattern"], "seed": arguments["seed"],
             "scale": arguments["scale"], "device": device_name(self.device), "context": sequences.length,
             # A cell that diverged stands beside those that did not, at the steps that it was to have.
@@ -96,13 +97,13 @@ class RecallCell:
         self.folder.append(PROBE, {"step": step, "percent": round(self._score("probe")[0], 3)})
 
     def _sequences(self, raw: dict[str, Any]) -> FixedSequences:
-        return _sequences(RecallSpec.model_validate(raw), self.device)
+        return _sequences(RecallSpec.model_validate(raw), self.seen, self.runs / "cache", self.device)
 
 
 @cache
-def _sequences(spec: RecallSpec, device: str) -> FixedSequences:
+def _sequences(spec: RecallSpec, seen: bool, folder: Path, device: str) -> FixedSequences:
     """The sequences of a specification; all cells of this process share them."""
-    return FixedSequences(spec, device)
+    return SeenSequences(spec, shipped_tower, folder, device) if seen else FixedSequences(spec, device)
 
 
 def _record(

@@ -16,7 +16,7 @@ from torch import nn
 from .checkpoints import new_model
 from .config import HybridVLConfig, layer_types_of
 from .hybrid import HybridVLForConditionalGeneration
-from .presets import vision_tower_config
+from .presets import get_preset, vision_tower_config
 
 LAYERS = 2
 
@@ -71,6 +71,12 @@ def new_recall_model(config: HybridVLConfig, seed: int) -> HybridVLForConditiona
     for layer in model.model.language_model.layers:
         layer.mlp = nn.Identity()
     return model
+
+
+def shipped_tower() -> nn.Module:
+    """The vision tower that the package ships."""
+    tower: nn.Module = new_model(get_preset("tiny"), 0).model.visual
+    return tower
 
 
 def trained_parameters(model: nn.Module) -> int:

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from infinitevl_bench.ablations import mqar
 from infinitevl_bench.ablations.command import study_command
 from infinitevl_bench.ablations.mqar import PLAN, RECALL_SIZES, RecallSize, config_of
-from infinitevl_bench.ablations.plan import VALIDATION_SCORE
+from infinitevl_bench.ablations.mqar_vision import SEEN_SIZES
+from infinitevl_bench.ablations.plan import VALIDATION_SCORE, get_plan
 from infinitevl_bench.ablations.worker import work
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.accounting import cache_elements
@@ -79,16 +80,21 @@ def test_every_mixer_and_control_is_an_arm_and_the_sizes_are_the_published_ones(
     assert small.learning_rates == pytest.approx([10 ** (-4 + 2 / 3 * step) for step in range(4)], rel=3e-3)
 
 
-def test_the_cost_that_the_docstring_gives_is_what_the_cells_make() -> None:
-    cells = [*PLAN.validation_cells("small", "cpu"), *PLAN.test_cells("small", "cpu", rates_of("small"))]
+@pytest.mark.parametrize("name", ["mqar", "mqar_vision"])
+def test_the_cost_that_the_docstring_gives_is_what_the_cells_make(name: str) -> None:
+    plan = get_plan(name)
+    chosen = plan.validation_cells("small", "cpu")
+    cells = [*chosen, *plan.test_cells("small", "cpu", {cell.arguments["point"]: 1e-3 for cell in chosen})]
     tokens = sum(
         cell.arguments["training"]["steps"]
         * cell.arguments["training"]["batch_size"]
         * cell.arguments["sequences"]["length"]
         for cell in cells
     )
-    said = f"{tokens / len(PLAN.arms) / 1e9:.1f} G tokens an arm, {tokens / 1e9:.0f} G for all {len(PLAN.arms)}"
-    assert said in str(mqar.__doc__)
+    said = f"{tokens / len(plan.arms) / 1e9:.1f} G tokens an arm, {tokens / 1e9:.0f} G for all {len(plan.arms)}"
+    docstring = import_module(f"infinitevl_bench.ablations.{name}").__doc__
+    assert docstring is not None
+    assert all(words in docstring for words in ("Claim", "Artifact", f"--study {name}", said))
 
 
 @pytest.mark.parametrize("scale", RECALL_SIZES)
@@ -175,6 +181,34 @@ def test_the_study_end_to_end(tmp_path: Path, capsys: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert run(tmp_path, arms=["gated_deltanet", "full_attention"]) == records
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")} == before
+
+
+@pytest.mark.usefixtures("smallest")
+def test_over_image_tokens_the_same_is_asked_and_recorded_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = replace(SMALLEST, tasks=((16, 2, 4),), widths=(128,), learning_rates=(1e-3,))
+    monkeypatch.setitem(SEEN_SIZES, "tiny", seen)
+    records = run(tmp_path, study="mqar_vision", arms=["gla"])
+    scores = [record for record in records if record.metric == "score"]
+    assert {(r.benchmark, r.split, r.context, r.extra["width"]) for r in scores} == {
+        ("MQAR-vision", "synthetic", 16, 128)
+    }
+    assert [record.seed for record in scores] == [0, 1]
+    # All cells share the features of three sets: training, validation and test.
+    assert len(list((tmp_path / "cache").glob("recall-*.safetensors"))) == 3
+    (table,) = make_artifact("mqar", records).tables
+    assert table.title.startswith("MQAR-vision (synthetic)")
+    monkeypatch.setitem(SEEN_SIZES, "tiny", replace(seen, vocabulary=2000))
+    with pytest.raises(UserError, match="two characters name 1156 tokens and not"):
+        run(tmp_path / "other", study="mqar_vision", arms=["gla"])
+
+
+def test_both_studies_have_the_same_arms_and_their_cells_differ() -> None:
+    plans = [get_plan(name) for name in ("mqar", "mqar_vision")]
+    assert plans[0].arms == plans[1].arms
+    cells = [{cell.id for cell in plan.validation_cells("tiny", "cpu")} for plan in plans]
+    assert not cells[0] & cells[1]
 
 
 @pytest.mark.usefixtures("smallest")
