@@ -172,7 +172,7 @@ def test_the_study_end_to_end(tmp_path: Path, capsys: Any) -> None:
     assert {r.metric for r in records if r.metric.endswith("loss")} == {"mqar_loss"}
     artifact = make_artifact("mqar", records)
     assert len(artifact.tables[0].rows) == 2 * len(POINTS)
-    assert [one.command for one in artifact.missing] == ["infinitevl-bench ablate --study mqar --scale small"]
+    assert "infinitevl-bench ablate --study mqar --scale small" in [one.command for one in artifact.missing]
     for name in ("table3", "state_recall", "learning_curves", "probe_curves", "difficulty", "table2"):
         assert not set(artifact.runs) & set(make_artifact(name, records).runs)
     # No claim of the paper rests on it.
