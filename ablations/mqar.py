@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from ..data.mqar import RecallSpec
+from ..data.mqar_pages import code_of
 from ..errors import unknown_name
 from ..models.config import HybridVLConfig
 from ..models.recall import recall_config
@@ -175,6 +176,8 @@ class RecallPlan(Plan):
         training = size.training.model_copy(update=changes)
         train = RecallSpec(length=point.length, pairs=point.pairs, examples=size.examples, vocabulary=size.vocabulary)
         train.check()
+        if self.seen:
+            code_of(size.vocabulary - 1)
         sets = {"probe": train.model_copy(update={"examples": size.probe_examples, "split": "validation"})}
         if role == "test":
             sets["test"] = train.model_copy(update={"examples": size.test_examples, "split": "test"})

@@ -200,7 +200,7 @@ def test_over_image_tokens_the_same_is_asked_and_recorded_apart(
     (table,) = make_artifact("mqar", records).tables
     assert table.title.startswith("MQAR-vision (synthetic)")
     monkeypatch.setitem(SEEN_SIZES, "tiny", replace(seen, vocabulary=2000))
-    with pytest.raises(UserError, match="two characters name 1156 tokens and not"):
+    with pytest.raises(UserError, match="two characters name 1156 tokens and not 2000"):
         run(tmp_path / "other", study="mqar_vision", arms=["gla"])
 
 
