@@ -3,7 +3,7 @@
 Claim     none of the paper's; what lies between a mixer that recalls text and one that answers about pages
 Artifact  mqar: in tables of its own, as MQAR-vision
 Command   infinitevl-bench ablate --study mqar_vision --scale small
-Cost      small: not measured, 0.8 G tokens an arm, 11 G for all 14; tiny: see README, on two CPU cores
+Cost      tiny: 4.8 minutes of CPU time; small: not measured, 0.8 G tokens an arm, 11 G for all 14
 
 The sequences, model, arms and choice of rates are those of `mqar`, but that keys and values stand on a page, a pair a
 line and a code of two characters a tile, which the shipped vision tower has looked at (`training.seen_recall`). So a
