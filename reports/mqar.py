@@ -35,13 +35,11 @@ class _Block:
     benchmark: str
     scale: str
     steps: int
-    batch_size: str
     vocabulary: str
 
     @property
     def title(self) -> str:
-        batch = f"{self.steps:,} steps of {self.batch_size} sequences"
-        return f"{self.benchmark} (synthetic), scale {self.scale}, {batch}, vocabulary {self.vocabulary}"
+        return f"{self.benchmark} (synthetic), scale {self.scale}, {self.steps:,} steps, vocabulary {self.vocabulary}"
 
 
 def multi_query_recall(records: Sequence[Record]) -> Artifact:
@@ -56,6 +54,7 @@ def multi_query_recall(records: Sequence[Record]) -> Artifact:
         Column("Token mixer", numeric=False),
         Column("Pattern", numeric=False),
         Column("Pairs in tokens", numeric=False),
+        Column("Batch", "sequences"),
         Column("Width"),
         Column("Parameters"),
         Column("Kept", "elements"),
@@ -81,8 +80,8 @@ def multi_query_recall(records: Sequence[Record]) -> Artifact:
 
 
 def _block_of(record: Record) -> _Block:
-    batch_size, vocabulary = (extra_text(record, key) or "" for key in ("batch_size", "vocabulary"))
-    return _Block(record.benchmark or "", record.scale or "", record.steps or 0, batch_size, vocabulary)
+    vocabulary = extra_text(record, "vocabulary") or ""
+    return _Block(record.benchmark or "", record.scale or "", record.steps or 0, vocabulary)
 
 
 def _arm(record: Record) -> Arm:
@@ -101,14 +100,15 @@ def _task(record: Record) -> tuple[int, int]:
 
 def _rows(records: Sequence[Record]) -> tuple[Row, ...]:
     rows = []
-    points = group(records, lambda r: (_task(r), _arm(r), _number(r, "width")))
-    for ((length, pairs), arm, width), same in sorted(points.items()):
+    points = group(records, lambda r: (_task(r), _number(r, "batch_size"), _arm(r), _number(r, "width")))
+    for ((length, pairs), batch_size, arm, width), same in sorted(points.items()):
         threshold = (100 + 100 / pairs) / 2
         learnt = [record.value > threshold for record in same]
         cells = (
             text_cell(arm.label),
             text_cell(arm.pattern),
             text_cell(f"{pairs} in {length}"),
+            count_cell(batch_size),
             count_cell(width),
             count_cell(max(record.parameters or 0 for record in same)),
             count_cell(max(_number(record, "kept_elements") for record in same)),

@@ -18,20 +18,22 @@ def lines_of(artifact: Artifact) -> str:
 
 def test_a_row_is_an_arm_at_a_width_and_a_task_whatever_its_learning_rate(make: SimpleNamespace) -> None:
     arms = {("gated_deltanet", "L", 32): [90.0, 30.0, 96.0], ("none", "F", 32): [10.0], ("none", "S", 32): [20.0]}
-    records = make.recalled(arms) + make.recalled({("none", "F", 64): [99.0]}, pairs=8, length=128)
+    records = make.recalled(arms) + make.recalled(
+        {("none", "F", 64): [99.0]}, pairs=8, length=128, extra={"batch_size": 16}
+    )
     (table,) = make_artifact("mqar", records).tables
-    assert table.title == "MQAR (synthetic), scale small, 2,000 steps of 32 sequences, vocabulary 128"
+    assert table.title == "MQAR (synthetic), scale small, 2,000 steps, vocabulary 128"
     rows = [shown(row) for row in table.rows]
-    assert [row[:5] for row in rows] == [
-        ["Gated DeltaNet", "L", "4 in 64", "32", "5,000"],
-        ["Full attention", "F", "4 in 64", "32", "5,000"],
-        ["Sliding window only", "S", "4 in 64", "32", "5,000"],
-        ["Full attention", "F", "8 in 128", "64", "5,000"],
+    assert [row[:6] for row in rows] == [
+        ["Gated DeltaNet", "L", "4 in 64", "32", "32", "5,000"],
+        ["Full attention", "F", "4 in 64", "32", "32", "5,000"],
+        ["Sliding window only", "S", "4 in 64", "32", "32", "5,000"],
+        ["Full attention", "F", "8 in 128", "16", "64", "5,000"],
     ]
     # Half way from one in four, and from one in eight, to all.
     assert [row[-1] for row in rows] == ["2/3", "0/1", "0/1", "1/1"]
-    assert [row[6] for row in rows] == ["25.0", "25.0", "25.0", "12.5"]
-    assert rows[0][7] == "72.0"
+    assert [row[7] for row in rows] == ["25.0", "25.0", "25.0", "12.5"]
+    assert rows[0][8] == "72.0"
 
 
 def test_scales_trainings_and_the_page_stand_in_tables_of_their_own_and_the_largest_is_drawn(
