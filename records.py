@@ -23,14 +23,15 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from .environment import environment
+from .environment import environment, without_paths
 from .errors import UserError
 from .files import atomic_write, file_digest, locked, package_path, remove_leftovers
 
 # Whoever reads or writes runs also needs these.
 __all__ = [
     "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
-    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "write_records",
+    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "ship_records",
+    "write_records",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -256,6 +257,27 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
     for path in sorted(root.glob("*/result.json")):
         yield path.parent, _load_result(path)
+
+
+def ship_records(path: Path, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write records as the package ships them: ``.jsonl``, and beside it the environments of their runs.
+
+    Args:
+        path: ends in ``.jsonl``.
+        records: as `write_records` takes them.
+        environments: run id → `environment`; absolute paths in its command are shortened.
+
+    Returns:
+        The file of the environments.
+    """
+    write_records(path, records)
+    told = {
+        run: {**found, "command": [without_paths(str(part)) for part in found.get("command") or ()]}
+        for run, found in environments.items()
+    }
+    beside = path.with_suffix(ENVIRONMENTS)
+    atomic_write(beside, json.dumps(told, indent=1, sort_keys=True) + "\n")
+    return beside
 
 
 SHIPPED = package_path("reports", "measured")

@@ -22,7 +22,7 @@ from .ray_grid import Cluster, check_cluster
 from .recall_table import recall_table
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
-from .study import Study
+from .study import SHIPPED, Study
 
 STUDY_JOBS = 4
 """Processes of a study on one accelerator, each of which trains several cells."""
@@ -45,6 +45,7 @@ def ablate_command(
     runs: Path,
     ray: str | None = None,
     gpus_per_cell: float | None = None,
+    teacher: str | None = None,
 ) -> list[Record]:
     """Run a grid given by options, and print what came out.
 
@@ -66,6 +67,7 @@ def ablate_command(
         scale=scale,
         overrides=overrides,
         match=match,
+        teacher=teacher or SHIPPED,
         questions=questions,
         pages=pages,
     )

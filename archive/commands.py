@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..environment import without_paths
 from ..errors import UserError
 from ..files import leftovers
-from ..records import ENVIRONMENTS, Record, atomic_write, measured_records, write_records
+from ..records import Record, measured_records, ship_records
 from ..tidy import check_ending, frame, write
 from .folders import Run, all_runs, find_run, held, size_bytes
 
@@ -97,12 +96,7 @@ def _export_to_ship(out: Path, root: Path) -> None:
     found = [run for run in all_runs(root) if run.state == "finished"]
     records = [record for run in found for record in run.records]
     environments = {run.id: run.environment() for run in found if run.records and run.environment()}
-    for environment in environments.values():
-        command = environment.get("command")
-        environment["command"] = [without_paths(str(part)) for part in command] if isinstance(command, list) else []
-    write_records(out, records)
-    beside = out.with_suffix(ENVIRONMENTS)
-    atomic_write(beside, json.dumps(environments, indent=1, sort_keys=True) + "\n")
+    beside = ship_records(out, records, environments)
     Console().print(
         f"{len(records):,} records in {escape(str(out))}, {len(environments):,} environments in {escape(str(beside))}",
         soft_wrap=True,

@@ -14,6 +14,7 @@ MIXER_NAMES = {
     "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
     "none": "No linear mixer",
 }  # fmt: skip
+VARIANT_NAMES = {"conv_size=0": "no convolution", "conv_size=4, gate=True, norm=True": "convolution, norm, gate"}
 BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
 LEARNING = ("learnt", "steps_to_threshold")
 DEFAULT_PATTERN = "SLLL"
@@ -33,7 +34,7 @@ class Arm:
     def label(self) -> str:
         """The name of the row."""
         name = CONTROL_PATTERNS.get(self.pattern) or MIXER_NAMES.get(self.mixer, self.mixer)
-        return f"{name} ({self.variant})" if self.variant else name
+        return f"{name} ({VARIANT_NAMES.get(self.variant, self.variant)})" if self.variant else name
 
     @property
     def ratio(self) -> Fraction | None:

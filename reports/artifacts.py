@@ -31,6 +31,8 @@ ARTIFACTS: dict[str, str] = {
     "fig4_latency": "efficiency:latency",
     "fig4_streaming": "efficiency:streaming",
     "floors": "efficiency_floors:floors",
+    "ops": "speed_tables:ops",
+    "full_size": "speed_tables:full_size",
     "fig_frames": "curves:frame_scaling",
     "depth_frames": "recall:depth_frames",
 }

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ..records import Record
 from .ablation_cells import Arm, arm_of
+from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
-from .figures import MARKERS, Theme, colour_of, new_figure
+from .figures import Theme, new_figure
 from .tables import Cell, Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
 
 if TYPE_CHECKING:
@@ -128,38 +129,31 @@ def _rows(records: Sequence[Record]) -> tuple[Row, ...]:
 def _figure(block: _Block, records: Sequence[Record], theme: Theme) -> "Figure":
     """A panel a task, a line an arm, and dotted what naming any value of the sequence gives."""
     tasks = sorted({_task(record) for record in records})
-    arms = sorted({_arm(record) for record in records}, key=lambda arm: (arm.pattern, arm))
     widths = sorted({_number(record, "width") for record in records})
-    colours = {arm: arm.mixer if arm.mixer != "none" and not arm.variant else arm.label for arm in arms}
+    lines = arm_lines(map(_arm, records), theme)
     columns = min(len(tasks), 3)
     rows = -(-len(tasks) // columns)
-    figure, axes = new_figure(2.6 * rows + 0.16 * len(arms) / 3 + 0.6, columns, rows, sharey=True)
-    for axis, (length, pairs) in zip(axes, tasks, strict=False):
-        axis.axhline(100 / pairs, color=theme.muted, linewidth=1.1, linestyle=(0, (1, 1.5)))
-        for number, arm in enumerate(arms):
-            own = [record for record in records if _task(record) == (length, pairs) and _arm(record) == arm]
-            points = [(width, estimate(same)) for width, same in sorted(group(own, _width).items())]
-            if not points:
-                continue
-            colour = colour_of(colours[arm], theme, list(colours.values()))
-            # There are more arms than colours.
-            style, marker = ("-", "--", ":", "-.")[number // 4 % 4], MARKERS[number % len(MARKERS)]
+    figure, axes = new_figure(2.5 * rows + key_height(len(lines)) + 0.2, columns, rows, sharey=True)
+    for axis, task in zip(axes, tasks, strict=False):
+        axis.axhline(100 / task[1], color=theme.muted, linewidth=1.1, linestyle=(0, (1, 1.5)))
+        for arm, line in lines.items():
+            own = [record for record in records if _task(record) == task and _arm(record) == arm]
+            points = sorted((width, estimate(same)) for width, same in group(own, _width).items())
             xs, ys = [x for x, _ in points], [one.value for _, one in points]
-            axis.plot(xs, ys, style, marker=marker, color=colour, label=arm.label)
+            axis.plot(xs, ys, line.stroke, marker=line.marker, color=line.colour)
             for x, one in points:
                 if one.low is not None and one.high is not None:
-                    axis.vlines(x, one.low, one.high, color=colour, linewidth=1.6, alpha=0.35)
+                    axis.vlines(x, one.low, one.high, color=line.colour, linewidth=1.6, alpha=0.35)
         axis.set_xscale("log", base=2)
         axis.set_xticks(widths, [str(width) for width in widths])
         axis.minorticks_off()
         axis.set_xlim(widths[0] / 1.15, widths[-1] * 1.15)
         axis.set_ylim(-3, 104)
-        axis.set_title(f"{pairs} pairs in {length} tokens, %")
+        axis.set_title(f"{task[1]} pairs in {task[0]} tokens, %")
         axis.set_xlabel("width of the model")
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
-    handles = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=7)
+    key_below(figure, lines.values())
     figure.suptitle(f"{block.title}; grey dots: naming any value of the sequence", fontsize=8, x=0.01, ha="left")
     return figure
 
