@@ -70,7 +70,8 @@ def options(
 @app.command()
 def ablate(
     study: Annotated[
-        str | None, typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio or frame_scaling.")
+        str | None,
+        typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio, frame_scaling, mqar, mqar_vision."),
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the study; repeatable.")] = None,
     frames: Annotated[

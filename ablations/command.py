@@ -16,8 +16,10 @@ from ..models.device import resolve_device
 from ..records import Record, RunSpec
 from .frame_command import frame_study, frames_table
 from .frame_scaling import FramePlan
+from .mqar import RecallPlan
 from .plan import get_plan, get_size
 from .ray_grid import Cluster, check_cluster
+from .recall_table import recall_table
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
 from .study import SHIPPED, Study
@@ -131,8 +133,11 @@ def study_command(
     rates = plan.best_rates(cells, choosing)
     console.print(rates_table(rates, plan.rates(scale)))
     records = run_grid(plan.test_cells(scale, device, rates, steps), runs, count, console)
-    console.print(scores_table(records))
-    console.print(learning_table(records))
+    if isinstance(plan, RecallPlan):
+        console.print(recall_table(records))
+    else:
+        console.print(scores_table(records))
+        console.print(learning_table(records))
     console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}")
     return [*choosing, *records]
 
@@ -153,7 +158,7 @@ def _frames(
 
 def rates_table(rates: dict[str, float], tried: Sequence[float]) -> Table:
     """The learning rate of every arm, and whether it is the lowest or highest that was tried."""
-    table = Table(title="learning rate, chosen on validation pages and seeds", title_justify="left")
+    table = Table(title="learning rate, chosen on validation data and seeds", title_justify="left")
     for heading in ("arm", "rate", ""):
         table.add_column(heading)
     for name, rate in rates.items():

@@ -24,6 +24,7 @@ ARTIFACTS: dict[str, str] = {
     "probe_curves": "learning_tables:probe_curves",
     "difficulty": "recall:difficulty",
     "state_recall": "recall:state_recall",
+    "mqar": "mqar:multi_query_recall",
     "table1": "benchmark_tables:general_table",
     "table2": "benchmark_tables:text_rich_table",
     "fig1": "efficiency:overview",

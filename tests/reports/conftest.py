@@ -152,10 +152,38 @@ def alone() -> list[Record]:
     ]  # fmt: skip
 
 
+def recalled(
+    scores: Mapping[tuple[str, str, int], Sequence[float]], *, pairs: int = 4, length: int = 64, **changes: Any
+) -> list[Record]:
+    """Accuracies of the study of multi-query recall by mixer, pattern and width, one a seed."""
+    fields: dict[str, Any] = {
+        "artifact": "mqar", "metric": "score", "unit": "%", "model": "recall", "scale": "small", "benchmark": "MQAR",
+        "split": "synthetic", "source": "measured", "n": 400, "device": "a card", "context": length, "steps": 2000,
+        "parameters": 5000,
+    } | changes  # fmt: skip
+    notes = {"role": "test", "pairs": pairs, "vocabulary": 128, "batch_size": 32, "variant": ""}
+    notes |= fields.pop("extra", {})
+    return [
+        Record(
+            **fields, value=value, mixer=mixer, pattern=pattern, seed=seed,
+            run_id=f"{fields['benchmark']}-{fields['scale']}-{mixer}-{pattern}-{width}-{length}-{seed}",
+            extra=notes | {"width": width, "kept_elements": 2 * width * width, "learning_rate": 0.1 / width},
+        )
+        for (mixer, pattern, width), by_seed in scores.items()
+        for seed, value in enumerate(by_seed)
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     return SimpleNamespace(
-        cells=cells, learning=learning, losses=losses, evaluated=evaluated, framed=framed, curve=curve
+        cells=cells,
+        learning=learning,
+        losses=losses,
+        evaluated=evaluated,
+        framed=framed,
+        curve=curve,
+        recalled=recalled,
     )
 
 
@@ -193,6 +221,8 @@ def mixed(make: SimpleNamespace) -> list[Record]:
             for depth in (0.0, 0.5, 1.0)
             for record in make.framed({("long", 32): [90.0 - 20 * depth]}, extra={"stage": "long", "depth": depth})
         ),
+        *make.recalled({("gla", "L", 32): [50.0], ("gla", "L", 64): [70.0], ("none", "F", 64): [99.0]}),
+        *make.recalled({("gla", "L", 128): [20.0, 30.0]}, benchmark="MQAR-vision"),
         make.evaluated("mine", "DocVQA", 30.0, dataset="DocVQA_VAL"),
         make.evaluated("mine", "ChartQA", 31.0, dataset="ChartQA_TEST"),
         make.evaluated("mine", "MME", 1500.0, unit="points", artifact="table1"),
