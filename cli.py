@@ -68,7 +68,8 @@ def options(
 @app.command()
 def ablate(
     study: Annotated[
-        str | None, typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio or frame_scaling.")
+        str | None,
+        typer.Option(help="A registered study, not a grid: mixer_choice, swa_ratio, frame_scaling, mqar, mqar_vision."),
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the study; repeatable.")] = None,
     frames: Annotated[
@@ -89,6 +90,9 @@ def ablate(
     match: Annotated[
         str | None,
         typer.Option(help="What all arms have alike: params, widen, state or none; params, or widen if inheriting."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Whom students learn from: shipped, or trained, at the scale before them.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[
@@ -114,14 +118,15 @@ def ablate(
 
       infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/8 --swa-ratio 1/4 --seeds 3
 
-      infinitevl-bench ablate --mixer gated_deltanet --recipe distill --recipe scratch
+      infinitevl-bench ablate --mixer gated_deltanet --recipe distill --recipe scratch --teacher trained
 
       infinitevl-bench ablate --study mixer_choice --scale small
     """
     from .ablations.command import ablate_command, check_study_options, study_command
 
     own = {"--mixer": mixer, "--swa-ratio": swa_ratio, "--pattern": pattern, "--recipe": recipe, "--match": match,
-           "--learning-rate": learning_rate, "--questions": questions, "--pages": pages, "--ray": ray}  # fmt: skip
+           "--teacher": teacher, "--learning-rate": learning_rate, "--questions": questions, "--pages": pages,
+           "--ray": ray}  # fmt: skip
     check_study_options(study, arm, frames, own)
     if study:
         study_command(
@@ -135,7 +140,7 @@ def ablate(
     ablate_command(
         mixers=mixer, ratios=swa_ratio, patterns=pattern, scale=scale, seeds=seeds, recipes=recipe, match=match,
         overrides=overrides, questions=questions, pages=pages, jobs=jobs, device=device, runs=runs, ray=ray,
-        gpus_per_cell=gpus_per_cell,
+        gpus_per_cell=gpus_per_cell, teacher=teacher,
     )  # fmt: skip
 
 

@@ -17,21 +17,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from .environment import environment
+from .environment import environment, without_paths
 from .errors import UserError
 from .files import atomic_write, file_digest, locked, package_path, remove_leftovers
+from .run_folders import Kind, run_folders
 
 # Whoever reads or writes runs also needs these.
 __all__ = [
     "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
     "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "run_folders",
-    "write_records",
+    "ship_records", "write_records",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -46,7 +47,7 @@ else:
 
 
 # Larger ones are damage or a slip, and neither a figure nor a column of a table can hold them.
-Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -83,10 +84,6 @@ class Record(BaseModel):
     parameters: Whole | None = None
     state_elements: Whole | None = None
     extra: dict[str, Scalar] = Field(default_factory=dict)
-
-
-Kind = Literal["ablate", "eval", "train", "profile"]
-KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class RunSpec(BaseModel):
@@ -266,32 +263,25 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield folder, _load_result(folder / "result.json")
 
 
-def run_folders(root: Path, *files: str) -> list[Path]:
-    """The folders below ``root`` that hold any of these files, by name; none where ``root`` is not there.
+def ship_records(path: Path, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write records as the package ships them: ``.jsonl``, and beside it the environments of their runs.
 
-    A run that may not be looked into is among them, so that whoever reads it says so and its numbers are not missed.
+    Args:
+        path: ends in ``.jsonl``.
+        records: as `write_records` takes them.
+        environments: run id → `environment`; absolute paths in its command are shortened.
 
-    Raises:
-        UserError: if ``root`` is a file or cannot be read.
+    Returns:
+        The file of the environments.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
-    try:
-        return sorted(folder for folder in root.iterdir() if _holds(folder, files))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(
-            f"cannot read {root}: {error.strerror}; mend its permissions, or name another folder with --runs", 1
-        ) from None
-
-
-def _holds(folder: Path, files: Iterable[str]) -> bool:
-    try:
-        return any((folder / file).exists() for file in files)
-    except PermissionError:
-        # Other folders may lie here too, and be nobody's business.
-        return folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
+    write_records(path, records)
+    told = {
+        run: {**found, "command": [without_paths(str(part)) for part in found.get("command") or ()]}
+        for run, found in environments.items()
+    }
+    beside = path.with_suffix(ENVIRONMENTS)
+    atomic_write(beside, json.dumps(told, indent=1, sort_keys=True) + "\n")
+    return beside
 
 
 SHIPPED = package_path("reports", "measured")

@@ -14,14 +14,15 @@ from ..models.mixers.base import TokenMixer
 from ..models.model_card import write_card
 from ..models.processor import load_processor
 from ..models.registry import get_mixer
-from ..models.teacher import inherit, load_teacher, shipped_teacher
+from ..models.shipped import TEACHER
+from ..models.shipped_models import load_shipped
+from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec, Scalar
 from ..training.batch import AnswerLoss, Batch
 from ..training.clock import METRICS
 from ..training.features import PageSet, PageSetSpec, load_page_set
 from ..training.loop import TrainArguments, TrainResult, train
 from .distillation import distill
-from .scales import get_scale
 from .stages_table import STAGE_SCORE
 from .study import SHIPPED, arm_config
 
@@ -41,7 +42,7 @@ def build_model(spec: RunSpec, runs: Path) -> Any:
     """
     recipe = spec.arguments["recipe"]
     if recipe == SHIPPED:
-        return load_teacher()
+        return load_shipped(TEACHER)
     model = new_model(arm_config(spec).config, spec.arguments["seed"])
     if recipe in INHERITING:
         inherit(model, teacher_of(spec, runs))
@@ -50,9 +51,8 @@ def build_model(spec: RunSpec, runs: Path) -> Any:
 
 def teacher_of(spec: RunSpec, runs: Path) -> Any:
     """The teacher of a cell: the shipped one, or that which was trained at the cell's scale."""
-    if get_scale(spec.arguments["scale"]).teacher == "shipped":
-        return shipped_teacher()
-    return load_model(str(runs / spec.arguments["teacher"])).model
+    teacher = str(spec.arguments["teacher"])
+    return load_model(str(runs / teacher)).model if teacher.startswith("ablate-") else shipped_teacher()
 
 
 def page_set_specs(spec: RunSpec) -> list[PageSetSpec]:

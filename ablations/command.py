@@ -16,11 +16,13 @@ from ..models.device import resolve_device
 from ..records import Record, RunSpec
 from .frame_command import frame_study, frames_table
 from .frame_scaling import FramePlan
+from .mqar import RecallPlan
 from .plan import get_plan, get_size
 from .ray_grid import Cluster, check_cluster
+from .recall_table import recall_table
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
-from .study import Study
+from .study import SHIPPED, Study
 
 STUDY_JOBS = 4
 """Processes of a study on one accelerator, each of which trains several cells."""
@@ -43,6 +45,7 @@ def ablate_command(
     runs: Path,
     ray: str | None = None,
     gpus_per_cell: float | None = None,
+    teacher: str | None = None,
 ) -> list[Record]:
     """Run a grid given by options, and print what came out.
 
@@ -64,6 +67,7 @@ def ablate_command(
         scale=scale,
         overrides=overrides,
         match=match,
+        teacher=teacher or SHIPPED,
         questions=questions,
         pages=pages,
     )
@@ -129,8 +133,11 @@ def study_command(
     rates = plan.best_rates(cells, choosing)
     console.print(rates_table(rates, plan.rates(scale)))
     records = run_grid(plan.test_cells(scale, device, rates, steps), runs, count, console)
-    console.print(scores_table(records))
-    console.print(learning_table(records))
+    if isinstance(plan, RecallPlan):
+        console.print(recall_table(records))
+    else:
+        console.print(scores_table(records))
+        console.print(learning_table(records))
     console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}")
     return [*choosing, *records]
 
@@ -151,7 +158,7 @@ def _frames(
 
 def rates_table(rates: dict[str, float], tried: Sequence[float]) -> Table:
     """The learning rate of every arm, and whether it is the lowest or highest that was tried."""
-    table = Table(title="learning rate, chosen on validation pages and seeds", title_justify="left")
+    table = Table(title="learning rate, chosen on validation data and seeds", title_justify="left")
     for heading in ("arm", "rate", ""):
         table.add_column(heading)
     for name, rate in rates.items():

@@ -22,7 +22,9 @@ from ..training.loop import TrainArguments, TrainResult
 from .cell import MODEL_FOLDER, build_model, curve, facts
 from .frame_cells import FrameCell
 from .frame_scaling import FRAMES, LONG_SIDE_BY_SIDE
+from .mqar import RECALL
 from .plan import TEXT_RICH, VALIDATION_SCORE
+from .recall_cells import RecallCell
 
 PROBE = "probe.jsonl"
 
@@ -32,7 +34,7 @@ SIDE_BY_SIDE = 4
 
 def is_exact(spec: RunSpec) -> bool:
     """Whether a cell belongs to a registered study."""
-    return spec.arguments.get("scoring") in ("exact", FRAMES)
+    return spec.arguments.get("scoring") in ("exact", FRAMES, RECALL)
 
 
 def side_by_side_of(first: RunSpec) -> int:
@@ -51,7 +53,7 @@ def run_together(specs: list[RunSpec], runs: Path, most: int | None = None) -> N
     """
     count = min(side_by_side_of(specs[0]), most or len(specs))
     with ExitStack() as held:
-        begun: list[_Cell | FrameCell] = []
+        begun: list[_Cell | FrameCell | RecallCell] = []
         for spec in (one for one in specs if is_exact(one)):
             if len(begun) == count:
                 break
@@ -64,11 +66,17 @@ def run_together(specs: list[RunSpec], runs: Path, most: int | None = None) -> N
                 continue
             if not folder.finished:
                 folder.write_environment(device_name(spec.arguments["device"]))
-                begun.append((FrameCell if spec.arguments["scoring"] == FRAMES else _Cell)(spec, folder, runs))
+                begun.append(_kind_of(spec)(spec, folder, runs))
         results = side_by_side(cell.training.run() for cell in begun)
         with uncompiled():
             for cell, result in zip(begun, results, strict=True):
                 cell.finish(result)
+
+
+def _kind_of(spec: RunSpec) -> "type[FrameCell | RecallCell | _Cell]":
+    """What trains and scores a cell."""
+    kinds: dict[str, type[FrameCell | RecallCell]] = {FRAMES: FrameCell, RECALL: RecallCell}
+    return kinds.get(spec.arguments["scoring"], _Cell)
 
 
 class _Cell:

@@ -11,7 +11,8 @@ from ..eval.statistics import interval
 from ..models.checkpoints import load_model, new_model
 from ..models.presets import get_preset
 from ..models.processor import load_processor
-from ..models.teacher import TEACHER_PRESET, inherit, shipped_teacher
+from ..models.shipped_models import SHIPPED_PRESET
+from ..models.teacher import inherit, shipped_teacher
 from ..records import Record, RunFolder, RunSpec
 from ..training.fixed import FixedTraining
 from ..training.fixed_videos import FixedVideos, turn_answers
@@ -166,7 +167,7 @@ def _guesses_of(videos: FixedVideos, make: Any) -> list[Record]:
 @cache
 def _tower() -> Any:
     # Every preset around the shipped tower has the same one.
-    return new_model(get_preset(TEACHER_PRESET), 0).model.visual
+    return new_model(get_preset(SHIPPED_PRESET), 0).model.visual
 
 
 @cache

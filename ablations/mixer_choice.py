@@ -3,8 +3,8 @@
 Claims    C1, Gated DeltaNet > Mamba-2 and GLA on text-rich benchmarks; C2, linear attention does not converge
 Artifact  table 3
 Command   infinitevl-bench ablate --study mixer_choice --scale small
-Cost      15.6 minutes of one H200 for the 48 cells of the six claim arms at 600 steps and three rates, with
-          the drawing of pages on 16 cores; at 1,000 steps and five rates not yet measured
+Cost      7.9 minutes of two H200s for the 60 cells of the six claim arms, with the drawing of pages on 32
+          cores; 48 cells of 600 steps and three rates took 15.6 minutes of one H200
 
 GLA stands twice, as published (without a short convolution) and with the one that the other arms have; linear attention
 too, bare as published and dressed in convolution, norm and gate. Controls: `identity` passes nothing between tokens in

@@ -20,6 +20,8 @@ STUDIES: dict[str, str] = {
     "mixer_choice": "mixer_choice:PLAN",
     "swa_ratio": "swa_ratio:PLAN",
     "frame_scaling": "frame_scaling:PLAN",
+    "mqar": "mqar:PLAN",
+    "mqar_vision": "mqar_vision:PLAN",
 }
 """Name → "module of this package:plan"."""
 

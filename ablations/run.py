@@ -96,7 +96,11 @@ def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
     from .cell import build_model, page_set_specs
     from .frame_cells import prepare_libraries
     from .frame_scaling import FRAMES
+    from .mqar import RECALL
 
+    if spec.arguments.get("scoring") == RECALL:
+        # Its sequences are drawn in no time, by whoever needs them.
+        return
     workers = os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

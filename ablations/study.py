@@ -7,10 +7,11 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from ..models.matching import INHERITING, Matched, matched, resolve_match
 from ..models.presets import get_preset
 from ..models.registry import canonical_name, get_mixer
+from ..models.shipped import SHIPPED as SHIPPED_MODELS
 from ..models.shipped import TEACHER
 from ..records import RunSpec, file_digest, package_path
 from .distillation import stage_steps
@@ -18,8 +19,10 @@ from .scales import Scale, check_recipe, get_scale
 
 CELL_FIELDS = ("mixer", "mixer_args", "pattern", "seed", "recipe")
 
-SHIPPED = "shipped"
-"""What stands for a recipe in the cell of the shipped teacher, which is only scored."""
+SHIPPED, TRAINED = "shipped", "trained"
+"""Teachers: the package's own, which is only scored, or one that is trained from scratch at the scale first."""
+
+TEACHERS = {SHIPPED: "the package's own", TRAINED: "full attention from scratch, trained before its students"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Study:
         match: a name in `models.matching.MATCHES`; what all the recipes allow if None.
         questions: test questions of each benchmark; the scale's if None.
         pages: training pages; the scale's if None.
+        teacher: whom students inherit or learn from, of `TEACHERS`.
     """
 
     baseline: dict[str, Any]
@@ -44,6 +48,7 @@ class Study:
     match: str | None = None
     questions: int | None = None
     pages: int | None = None
+    teacher: str = SHIPPED
 
     def cells(self, device: str) -> list[RunSpec]:
         """The specs of all cells, each once, every one checked before any of them trains.
@@ -57,6 +62,8 @@ class Study:
         unknown = set(self.baseline) | set(self.changes)
         if unknown := unknown - set(CELL_FIELDS):
             raise UserError(f"a study cannot change {sorted(unknown)[0]!r}; it can change {', '.join(CELL_FIELDS)}")
+        if self.teacher not in TEACHERS:
+            raise unknown_name("teacher", self.teacher, TEACHERS)
         scale = get_scale(self.scale)
         default: dict[str, Any] = {"mixer_args": {}, "seed": 0, "recipe": scale.recipe}
         chosen = [
@@ -67,6 +74,8 @@ class Study:
             check_recipe(one["recipe"])
         # One match for all: a student that is distilled is compared with the same student from scratch.
         inheriting = [one["recipe"] for one in chosen if one["recipe"] in INHERITING]
+        if self.teacher == TRAINED and not inheriting:
+            raise UserError("recipe scratch has no teacher to train; add --recipe distill or inherit")
         match = resolve_match(self.match, inheriting[0] if inheriting else "scratch")
         cells = [self._spec(scale, device, match, **one) for one in chosen]
         return list({spec.id: spec for spec in cells}.values())
@@ -78,19 +87,19 @@ class Study:
         """
         scale = get_scale(self.scale)
         recipes = {cell.arguments["recipe"] for cell in self.cells(device)}
-        if "distill" in recipes or (recipes & set(INHERITING) and scale.teacher == "trained"):
+        if "distill" in recipes or (recipes & set(INHERITING) and self.teacher == TRAINED):
             return [self._teacher(scale, device)]
         return []
 
     def _teacher(self, scale: Scale, device: str) -> RunSpec:
-        recipe = SHIPPED if scale.teacher == "shipped" else "scratch"
+        recipe = SHIPPED if self.teacher == SHIPPED else "scratch"
         # Students take over its FFNs, so their width is left as it is.
         return self._spec(scale, device, "none", mixer="none", mixer_args={}, pattern="F", seed=0, recipe=recipe)
 
     def _teacher_key(self, scale: Scale, device: str, recipe: str) -> str | None:
         """What tells a cell's teacher from others: the hash of its file, or the run that trains it."""
-        if recipe == SHIPPED or (recipe in INHERITING and scale.teacher == "shipped"):
-            return file_digest(package_path(*TEACHER))
+        if recipe == SHIPPED or (recipe in INHERITING and self.teacher == SHIPPED):
+            return file_digest(package_path(*SHIPPED_MODELS[TEACHER]))
         return self._teacher(scale, device).id if recipe in INHERITING else None
 
     def _spec(

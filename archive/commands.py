@@ -9,11 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..environment import without_paths
 from ..errors import UserError
 from ..files import leftovers
 from ..printing import PlainConsole
-from ..records import ENVIRONMENTS, Record, atomic_write, measured_records, write_records
+from ..records import Record, measured_records, ship_records
 from ..tidy import check_ending, frame, write
 from .folders import Run, all_runs, find_run, held, size_bytes
 
@@ -100,12 +99,7 @@ def _export_to_ship(out: Path, root: Path) -> None:
     found = [run for run in all_runs(root) if run.state == "finished"]
     records = [record for run in found for record in run.records]
     environments = {run.id: run.environment() for run in found if run.records and run.environment()}
-    for environment in environments.values():
-        command = environment.get("command")
-        environment["command"] = [without_paths(str(part)) for part in command] if isinstance(command, list) else []
-    write_records(out, records)
-    beside = out.with_suffix(ENVIRONMENTS)
-    atomic_write(beside, json.dumps(environments, indent=1, sort_keys=True) + "\n")
+    beside = ship_records(out, records, environments)
     PlainConsole().print(
         f"{len(records):,} records in {out}, {len(environments):,} environments in {beside}",
         soft_wrap=True,

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..models.fingerprint import hash_of
-from ..models.shipped import SHIPPED, named
+from ..models.shipped import DEFAULT, named
 from ..records import finished_runs, records_of
 from .benchmarks import Benchmark
 from .sources import QUESTIONS, Split, official_path
@@ -26,7 +26,7 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: C
         return _best_run(benchmark, runs, console)
     if model is None:
         console.print(
-            f"model: {SHIPPED}, the small full-attention model that the package ships, trained on synthetic pages; "
+            f"model: {DEFAULT}, the small Gated DeltaNet hybrid that the package ships, trained on synthetic pages; "
             f"--model {BEST} takes the best finished run",
             highlight=False,
             soft_wrap=True,

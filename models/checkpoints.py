@@ -73,9 +73,9 @@ def load_model(
     """Load a model by preset name (random weights), folder, run folder or hub id.
 
     Args:
-        reference: `SHIPPED`, a preset of `models.presets`, a folder with ``config.json`` and safetensors (or a run
-            folder that holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``. Folder and hub
-            may hold our format, Qwen2.5-VL's or the published InfiniteVL's.
+        reference: a name in `SHIPPED`, a preset of `models.presets`, a folder with ``config.json`` and safetensors (or
+            a run folder that holds one as ``model/``), or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``. Folder and
+            hub may hold our format, Qwen2.5-VL's or the published InfiniteVL's.
         device: torch device of the result.
         dtype: of the weights; the checkpoint's own if None.
         seed: for a preset's random weights.
@@ -90,11 +90,11 @@ def load_model(
     if not reference.strip():
         # As a path, it would be the current folder.
         raise UserError("the name of a model is empty; name a folder, run, preset or hub id")
-    if reference == SHIPPED:
-        from .teacher import load_teacher
+    if reference in SHIPPED:
+        from .shipped_models import load_shipped
 
-        model = load_teacher().to(device=device, dtype=dtype or torch.float32)
-        return LoadedModel(model, load_processor(**limits), SHIPPED, False)
+        model = load_shipped(reference).to(device=device, dtype=dtype or torch.float32)
+        return LoadedModel(model, load_processor(**limits), reference, False)
     if reference in PRESETS:
         if reference not in EMBEDDED_PRESETS:
             raise UserError(
@@ -108,7 +108,7 @@ def load_model(
     if not path.exists() and not is_hub_id(reference):
         if "/" in reference:
             raise UserError(f"no model at {reference}; give a folder with config.json and *.safetensors")
-        raise unknown_name("model", reference, [SHIPPED, *PRESETS])
+        raise unknown_name("model", reference, [*SHIPPED, *PRESETS])
     found = open_checkpoint(source)
     if found.format != OURS:
         limits = {"min_pixels": min_pixels or PIXEL_LIMITS[0], "max_pixels": max_pixels or PIXEL_LIMITS[1]}

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import with_home
 from ..records import file_digest, package_path
-from .shipped import SHIPPED, TEACHER, VISION_TOWER
+from .shipped import SHIPPED, VISION_TOWER
 
 
 def weights_hash(reference: str) -> str | None:
@@ -20,8 +20,8 @@ def weights_hash(reference: str) -> str | None:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if files:
         return hash_of(*files, path / "config.json")
-    if reference == SHIPPED:
-        return "-".join(file_digest(package_path(*parts)) for parts in (TEACHER, VISION_TOWER))
+    if reference in SHIPPED:
+        return "-".join(file_digest(package_path(*parts)) for parts in (SHIPPED[reference], VISION_TOWER))
     from ..models.presets import PRESETS
 
     return f"preset:{reference}" if reference in PRESETS else None

@@ -7,19 +7,13 @@ the projections of each new mixer start from those of the attention that it repl
 from functools import cache
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import UserError
-from ..records import package_path
-from .checkpoints import new_model
 from .hybrid import HybridVLForConditionalGeneration
 from .mixers.base import TokenMixer
-from .presets import get_preset
 from .shipped import TEACHER
-
-TEACHER_PRESET = "tiny"
+from .shipped_models import load_shipped
 
 STARTS_UNITS = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 """Whose rows are an FFN's units."""
@@ -30,27 +24,8 @@ ENDS_UNITS = "mlp.down_proj.weight"
 
 @cache
 def shipped_teacher() -> HybridVLForConditionalGeneration:
-    """One instance of `load_teacher` for all who only read it."""
-    return load_teacher()
-
-
-def load_teacher() -> HybridVLForConditionalGeneration:
-    """The teacher that the package ships: preset ``tiny`` with full attention, trained on our synthetic pages.
-
-    Raises:
-        UserError: if its file is missing or damaged.
-    """
-    model = new_model(get_preset(TEACHER_PRESET, pattern="F"), seed=0)
-    try:
-        weights = load_file(package_path(*TEACHER))
-        missing, surplus = model.load_state_dict(weights, strict=False)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"the shipped teacher cannot be loaded ({error}); reinstall the package", 1) from None
-    # The vision tower has a file of its own, and the head is the embedding.
-    unexplained = [name for name in missing if "visual." not in name and name != "lm_head.weight"]
-    if unexplained or surplus:
-        raise UserError(f"the shipped teacher lacks or adds {[*unexplained, *surplus][0]}; reinstall the package", 1)
-    return model.eval()
+    """One instance of the shipped teacher for all who only read it."""
+    return load_shipped(TEACHER)
 
 
 @torch.no_grad()

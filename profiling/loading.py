@@ -32,7 +32,7 @@ from ..models.loading import open_checkpoint
 from ..models.presets import get_preset, preset_names
 from ..models.processor import load_processor
 from ..models.published import PIXEL_LIMITS
-from ..records import Record, RunFolder, RunSpec, write_records
+from ..records import Record, RunFolder, RunSpec, environment, ship_records
 from ..scratch import ScratchFolder
 
 REPETITIONS = 3
@@ -64,6 +64,7 @@ def measure(
     shared: dict[str, Any] = {
         "artifact": "loading", "model": preset, "source": "measured", "device": device_name(device),
         "mixer": "gated_deltanet", "pattern": "SLLL",
+        "run_id": RunSpec(kind="profile", arguments={"what": "loading", "preset": preset, "device": device}).id,
         "extra": {"weights": "random", "weight_bytes": weights, "note": NOTE},
     }  # fmt: skip
     seconds, ratios = [], []
@@ -111,7 +112,7 @@ def _evaluate(model: Any, spec: RunSpec, runs: Path, shared: dict[str, Any]) -> 
             peak = torch.cuda.max_memory_allocated()
             records.append(_record(own, "eval_peak_bytes", float(peak), "B", questions))
         folder.finish(records)
-    return [record.model_copy(update={"run_id": spec.id}) for record in records]
+    return records
 
 
 def _load_once(folder: Path, device: str) -> tuple[float, int]:
@@ -186,15 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     disable_progress_bar()
     records: list[Record] = []
+    device = resolve_device(chosen.device)
+    told = environment(device_name(device))
     with ScratchFolder() as scratch:
         try:
             for found in measure(
-                chosen.preset, scratch / chosen.preset, chosen.runs, device=resolve_device(chosen.device),
+                chosen.preset, scratch / chosen.preset, chosen.runs, device=device,
                 questions=chosen.questions, batch_sizes=chosen.batch_size, shard_bytes=chosen.shard_bytes,
             ):  # fmt: skip
                 records += found
                 _tell(found)
-                write_records(chosen.out, records)
+                ship_records(chosen.out, records, {str(records[0].run_id): told})
         except UserError as error:
             raise SystemExit(f"infinitevl-bench: {error}") from None
 

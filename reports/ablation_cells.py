@@ -6,6 +6,7 @@ Cells that differ in scale, split, recipe, steps or scoring are no rows of one t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from ..records import Record
 from .estimates import Estimate, estimate, extra_text, group, scale_rank, swa_ratio, unique
@@ -14,6 +15,7 @@ MIXER_NAMES = {
     "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
     "none": "No linear mixer",
 }  # fmt: skip
+VARIANT_NAMES = {"conv_size=0": "no convolution", "conv_size=4, gate=True, norm=True": "convolution, norm, gate"}
 BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
 LEARNING = ("learnt", "steps_to_threshold")
 DEFAULT_PATTERN = "SLLL"
@@ -33,7 +35,7 @@ class Arm:
     def label(self) -> str:
         """The name of the row."""
         name = CONTROL_PATTERNS.get(self.pattern) or MIXER_NAMES.get(self.mixer, self.mixer)
-        return f"{name} ({self.variant})" if self.variant else name
+        return f"{name} ({VARIANT_NAMES.get(self.variant, self.variant)})" if self.variant else name
 
     @property
     def ratio(self) -> Fraction | None:
@@ -67,22 +69,36 @@ class Block:
 
     def arms(self) -> dict[Arm, list[Record]]:
         """The scores of each arm."""
-        return group((record for record in self.records if record.metric == "score"), arm_of)
+        return {arm: rows for (metric, arm), rows in self._grouped.items() if metric == "score"}
 
     def scores(self, arm: Arm) -> dict[str, Estimate]:
         """An arm's estimate on each benchmark that it was scored on."""
         return {name: estimate(rows) for name, rows in group(self.arms()[arm], lambda r: r.benchmark or "").items()}
 
+    def of(self, arm: Arm, metric: str) -> list[Record]:
+        """An arm's records of a metric."""
+        return self._grouped.get((metric, arm), [])
+
     def baseline(self, metric: str, benchmark: str) -> Estimate | None:
         """A baseline's score: the highest over the arms that recorded one, which is the hardest to beat."""
-        rows = [record for record in self.records if record.metric == metric and record.benchmark == benchmark]
-        found = (estimate(same) for same in group(rows, arm_of).values())
-        return max(found, key=lambda one: (one.value, one.runs), default=None)
+        return self._baselines.get((metric, benchmark))
 
     def floor(self, benchmark: str) -> float | None:
         """The higher of the two baselines."""
         found = [self.baseline(metric, benchmark) for metric in BASELINES]
         return max((one.value for one in found if one is not None), default=None)
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[str, Arm], list[Record]]:
+        return group(self.records, lambda r: (r.metric, arm_of(r)))
+
+    @cached_property
+    def _baselines(self) -> dict[tuple[str, str], Estimate]:
+        found: dict[tuple[str, str], list[Estimate]] = {}
+        for (metric, _), rows in self._grouped.items():
+            for benchmark, same in group(rows, lambda r: r.benchmark or "").items() if metric in BASELINES else ():
+                found.setdefault((metric, benchmark), []).append(estimate(same))
+        return {place: max(some, key=lambda one: (one.value, one.runs)) for place, some in found.items()}
 
 
 def arm_of(record: Record) -> Arm:

@@ -37,7 +37,7 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
         unit = next(
             record.unit for record in block.records if record.metric == "score" and record.benchmark == benchmark
         )
-        axis.set_title(f"{benchmark} ({block.split}), {unit}")
+        axis.set_title(f"{benchmark}\n({block.split}), {unit}")
         axis.set_yticks(range(len(arms)), [arm.label for arm in arms])
         axis.set_ylim(-0.6, len(arms) - 0.05)
         axis.set_xlim(*_range(block, benchmark, unit))

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..records import Record
 from .ablation_cells import Arm, arm_of, trained_name
+from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
 from .figures import Theme, colour_of, end_label, new_figure, spread
@@ -22,9 +23,13 @@ FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
 
 def learning_curves(records: Sequence[Record]) -> Artifact:
     """Training loss against steps, one line an arm, the seeds of an arm as thin lines behind their mean."""
-    losses = unique(r for r in records if r.source == "measured" and r.metric == "loss" and r.steps is not None)
+    losses = unique(
+        r
+        for r in records
+        if r.source == "measured" and r.metric == "loss" and r.steps is not None and r.extra.get("role") != "validation"
+    )
     scale = max((record.scale or "" for record in losses), key=lambda name: (scale_rank(name), name), default="")
-    losses = [record for record in losses if (record.scale or "") == scale]
+    losses = _longest([record for record in losses if (record.scale or "") == scale])
     arms = group(losses, arm_of)
     rows = []
     for arm in sorted(arms, key=lambda arm: (arm.pattern, arm.mixer, arm)):
@@ -61,7 +66,8 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
         caption=(
             "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
             "First and last: the first and last logged interval; "
-            "seeds: those that reached the last. " + describe(losses)
+            "seeds: those that reached the last. Trainings that only chose a learning rate, and shorter ones, are left "
+            "out. " + describe(losses)
         )
         if rows
         else "Nothing has been trained yet.",
@@ -72,38 +78,46 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
     )
 
 
+def _longest(losses: Sequence[Record]) -> list[Record]:
+    """Those of the longest trainings, and of those that diverged: shorter ones are another study."""
+
+    def steps(record: Record) -> int:
+        return int(record.extra.get("steps_done") or 0)
+
+    longest = max(map(steps, losses), default=0)
+    return [r for r in losses if steps(r) == longest or extra_text(r, "status") == "diverged"]
+
+
 def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
     patterns = sorted({arm.pattern for arm in arms})
     columns = min(len(patterns), 3)
     rows = -(-len(patterns) // columns)
-    figure, axes = new_figure(2.9 * rows + 0.2, columns, rows, sharey=True)
+    lines = arm_lines(arms, theme)
+    figure, axes = new_figure(2.4 * rows + key_height(len(lines)), columns, rows, sharey=True)
     top = max(record.value for same in arms.values() for record in same)
     for number, (panel, pattern) in enumerate(zip(axes, patterns, strict=False)):
-        here = {arm: same for arm, same in arms.items() if arm.pattern == pattern}
-        ends = []
-        for arm in sorted(here):
-            colour = colour_of(arm.mixer, theme, [one.mixer for one in arms])
-            seeds = group(here[arm], lambda r: (r.seed, r.run_id))
-            for same in seeds.values():
-                line = sorted((record.steps or 0, record.value) for record in same)
-                panel.plot(*zip(*line, strict=True), color=colour, linewidth=0.8, alpha=0.45 if len(seeds) > 1 else 0)
-            by_step = group(here[arm], lambda r: r.steps or 0)
+        for arm in sorted(arm for arm in arms if arm.pattern == pattern):
+            line = lines[arm]
+            seeds = group(arms[arm], lambda r: (r.seed, r.run_id))
+            for same in seeds.values() if len(seeds) > 1 else ():
+                points = sorted((record.steps or 0, record.value) for record in same)
+                panel.plot(*zip(*points, strict=True), color=line.colour, linewidth=0.6, alpha=0.4)
+            by_step = group(arms[arm], lambda r: r.steps or 0)
             whole = sorted(step for step, same in by_step.items() if len(same) == len(seeds))
             mean = [float(np.mean([record.value for record in by_step[step]])) for step in whole]
-            if whole:
-                panel.plot(whole, mean, color=colour)
-                ends.append((whole[-1], mean[-1], arm.label, colour))
-        heights = spread([y for _, y, _, _ in ends], top * 0.065)
-        for (x, _, name, colour), height in zip(ends, heights, strict=True):
-            end_label(panel, x, height, name, colour, fontsize=7)
+            often = max(1, len(whole) // 6)
+            panel.plot(
+                whole, mean, line.stroke, color=line.colour, marker=line.marker, markersize=3, markevery=often,
+                label=line.label,
+            )  # fmt: skip
         panel.set_title(f"Pattern {pattern}")
         panel.set_xlabel("step")
         panel.set_ylim(0, top * 1.05)
-        panel.set_xlim(0, max(r.steps or 0 for same in arms.values() for r in same) * (1.3 if columns == 1 else 1.75))
         if number % columns == 0:
             panel.set_ylabel("loss, nats")
     for panel in axes[len(patterns) :]:
         panel.set_visible(False)
+    key_below(figure, lines.values())
     return figure
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..records import Record
 from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of
+from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import group, run_ids, unique
-from .figures import MARKERS, Theme, colour_of, new_figure
+from .figures import Theme, new_figure
 from .learnt import seeds_that_learnt, share_that_learnt, steps_to_threshold, was_recorded
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, number_cell, text_cell
 
@@ -135,33 +136,24 @@ def _row(
 
 def _curves_figure(found: Sequence[Record], theme: Theme) -> "Figure":
     benchmarks = sorted({record.benchmark or "" for record in found})
-    arms = sorted({arm_of(record) for record in found})
-    # Where arms differ in their pattern, it is what tells them apart.
-    names = {arm: arm.label if len({a.pattern for a in arms}) == 1 else f"{arm.label} {arm.pattern}" for arm in arms}
-    by_mixer = len({arm.mixer for arm in arms}) == len(arms)
-    keys = {arm: arm.mixer if by_mixer else names[arm] for arm in arms}
+    lines = arm_lines(map(arm_of, found), theme)
     columns = min(len(benchmarks), 2)
     rows = -(-len(benchmarks) // columns)
-    figure, axes = new_figure(2.5 * rows + 0.16 * len(arms), columns, rows, sharex=True, sharey=True)
+    figure, axes = new_figure(2.5 * rows + key_height(len(lines)), columns, rows, sharex=True, sharey=True)
     for panel, benchmark in zip(axes, benchmarks, strict=False):
-        for number, arm in enumerate(arms):
-            own = [record for record in found if record.benchmark == benchmark and arm_of(record) == arm]
-            if not own:
-                continue
-            colour = colour_of(keys[arm], theme, list(keys.values()))
-            style = ("-", "--", ":", "-.")[number // 8 % 4]
+        of_arm = group((r for r in found if r.benchmark == benchmark), arm_of)
+        for arm, own in sorted(of_arm.items()):
+            label, colour, stroke, marker = lines[arm]
             for same in group(own, lambda r: (r.seed, r.run_id)).values():
                 points = sorted((record.steps or 0, record.value) for record in same)
                 panel.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.4)
             if line := _line(own):
-                marker = MARKERS[number % len(MARKERS)]
-                panel.plot(*zip(*line, strict=True), style, color=colour, label=names[arm], marker=marker, markersize=3)
+                panel.plot(*zip(*line, strict=True), stroke, color=colour, label=label, marker=marker, markersize=3)
         panel.set_title(f"{benchmark} (synthetic), % exact")
         panel.set_ylim(-3, 104)
     for panel in axes[len(benchmarks) :]:
         panel.set_visible(False)
     for panel in axes[max(0, len(benchmarks) - columns) : len(benchmarks)]:
         panel.set_xlabel("step")
-    handles = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=7)
+    key_below(figure, lines.values())
     return figure

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ..records import Record
-from .ablation_cells import Arm, Block, arm_of
+from .ablation_cells import Arm, Block
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Counted:
 
 def was_recorded(block: Block, arm: Arm, benchmarks: Sequence[str]) -> bool:
     """Whether every scored seed of the arm says of each of these benchmarks whether it learnt it."""
-    said = {(record.seed, record.benchmark) for record in _of(block, arm, "learnt")}
-    seeds = {record.seed for record in block.arms().get(arm, [])}
+    said = {(record.seed, record.benchmark) for record in block.of(arm, "learnt")}
+    seeds = {record.seed for record in block.of(arm, "score")}
     return bool(said) and all((seed, name) in said for seed in seeds for name in benchmarks)
 
 
@@ -40,9 +39,9 @@ def seeds_that_learnt(block: Block, arm: Arm, benchmark: str) -> dict[int, bool]
     baselines, as on official data, any score does.
     """
     floor = block.floor(benchmark)
-    scores = [r for r in block.arms().get(arm, []) if r.benchmark == benchmark]
+    scores = [r for r in block.of(arm, "score") if r.benchmark == benchmark]
     found = {r.seed: floor is None or r.value > floor for r in scores if r.seed is not None}
-    said = {r.seed: r.value > 0 for r in _of(block, arm, "learnt") if r.benchmark == benchmark and r.seed is not None}
+    said = {r.seed: r.value > 0 for r in block.of(arm, "learnt") if r.benchmark == benchmark and r.seed is not None}
     diverged = {r.seed: False for r in scores if r.seed is not None and r.extra.get("status") == "diverged"}
     return found | said | diverged
 
@@ -55,7 +54,7 @@ def share_that_learnt(block: Block, arm: Arm, benchmark: str) -> float | None:
 
 def steps_to_threshold(block: Block, arm: Arm, benchmark: str) -> float | None:
     """Median of the steps that the seeds which learnt it took; None where none is recorded."""
-    steps = [record.value for record in _of(block, arm, "steps_to_threshold") if record.benchmark == benchmark]
+    steps = [record.value for record in block.of(arm, "steps_to_threshold") if record.benchmark == benchmark]
     return float(median(steps)) if steps else None
 
 
@@ -65,7 +64,3 @@ def benchmarks_that_count(block: Block, arms: Iterable[Arm], benchmarks: Iterabl
     named = list(benchmarks)
     kept = [name for name in named if any((share_that_learnt(block, arm, name) or 0.0) >= 0.5 for arm in compared)]
     return Counted(tuple(kept), tuple(name for name in named if name not in kept))
-
-
-def _of(block: Block, arm: Arm, metric: str) -> list[Record]:
-    return [record for record in block.records if record.metric == metric and arm_of(record) == arm]

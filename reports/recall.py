@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Block, ablation_records, arm_of, blocks_of, trained_name
+from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of, trained_name
+from .arm_lines import ArmLine, arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .curves import FRAME_STUDY
 from .estimates import estimate, extra_text, group, run_ids, unique
-from .figures import MARKERS, Theme, colour_of, end_label, new_figure, spread
-from .tables import Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
+from .figures import Theme, new_figure
+from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SeriesKey = tuple[str, str, str, str]
-"""Benchmark, mixer with its variant, pattern, scale."""
+SeriesKey = tuple[str, Arm, str, int]
+"""Benchmark, arm, scale, steps of the training (0 if not recorded)."""
 
 
 def difficulty(records: Sequence[Record]) -> Artifact:
@@ -34,16 +36,20 @@ def difficulty(records: Sequence[Record]) -> Artifact:
     rows = []
     for key in sorted(series):
         for level, same in sorted(series[key].items()):
-            names = (f"{key[0]} (synthetic)", *key[1:3])
-            cells = (*map(text_cell, names), count_cell(level), estimate_cell(estimate(same)))
+            benchmark, arm, _, steps = key
+            names = (f"{benchmark} (synthetic)", arm.label, arm.pattern)
+            trained = count_cell(steps) if steps else Cell(NOTHING)
+            cells = (*map(text_cell, names), count_cell(level), trained, estimate_cell(estimate(same)))
             rows.append(_row(cells, same))
     used = [record for by_level in series.values() for same in by_level.values() for record in same]
-    columns = (*_names("Benchmark", "Token mixer", "Pattern"), Column("Level"), Column("Score", "%"))
+    columns = (*_names("Benchmark", "Token mixer", "Pattern"), Column("Level"), Column("Steps"), Column("Score", "%"))
     return Artifact(
         name="difficulty",
         label="Difficulty",
         title="Score against the difficulty of the pages, by token mixer",
-        caption=_caption("Level 1 is the easiest. Cells that were scored at two levels or more.", used),
+        caption=_caption(
+            "Level 1 is the easiest. Cells scored at two levels or more; drawn: those trained longest.", used
+        ),
         tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
         figure=(lambda theme: _difficulty_figure(series, theme)) if rows else None,
         missing=() if rows else (Missing("Cells scored at several levels", "infinitevl-bench eval DocVQA --level 2"),),
@@ -64,7 +70,7 @@ def state_recall(records: Sequence[Record]) -> Artifact:
         name="state_recall",
         label="State and recall",
         title="Score against the size of the state",
-        caption=_caption("The state of all layers that one sequence keeps, whatever its length.", used),
+        caption=_caption("State: what one sequence keeps at any length, without attention's cache, which grows.", used),
         tables=tuple(Table(title, columns, rows) for title, rows in tables.items()),
         figure=None if drawn is None else (lambda theme: _state_figure(drawn.records, theme)),
         missing=()
@@ -118,9 +124,7 @@ def _scores(records: Sequence[Record], *metrics: str) -> list[Record]:
 
 
 def _series(record: Record) -> SeriesKey:
-    variant = arm_of(record).variant
-    mixer = f"{record.mixer} ({variant})" if variant else record.mixer or ""
-    return record.benchmark or "", mixer, record.pattern or "", record.scale or record.model
+    return record.benchmark or "", arm_of(record), record.scale or record.model, record.steps or 0
 
 
 def _levels(records: Sequence[Record]) -> dict[int, list[Record]]:
@@ -154,55 +158,59 @@ def _caption(words: str, records: Sequence[Record]) -> str:
 
 
 def _difficulty_figure(series: dict[SeriesKey, dict[int, list[Record]]], theme: Theme) -> "Figure":
-    benchmarks = sorted({key[0] for key in series})
-    columns = min(len(benchmarks), 2)
+    # Arms may be compared that were trained for as long at one scale.
+    trained = max((steps, scale) for _, _, scale, steps in series)
+    drawn = {key: by_level for key, by_level in series.items() if (key[3], key[2]) == trained}
+    lines = arm_lines((arm for _, arm, _, _ in drawn), theme)
+    benchmarks = sorted({key[0] for key in drawn})
+    columns = min(len(benchmarks), 3)
     rows = -(-len(benchmarks) // columns)
-    figure, axes = new_figure(2.9 * rows, columns, rows, sharey=True)
-    mixers = [key[1] for key in series]
+    figure, axes = new_figure(2.3 * rows + key_height(len(lines)), columns, rows, sharey=True)
     for panel, benchmark in zip(axes, benchmarks, strict=False):
-        ends = []
-        for key in sorted(key for key in series if key[0] == benchmark):
-            colour = colour_of(key[1], theme, mixers)
-            points = [(level, estimate(same)) for level, same in sorted(series[key].items())]
-            panel.plot([level for level, _ in points], [one.value for _, one in points], "o-", color=colour)
-            for level, one in points:
-                if one.low is not None and one.high is not None:
-                    panel.vlines(level, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
-            ends.append((points[-1][0], points[-1][1].value, " ".join(key[1:]), colour))
-        levels = sorted({level for key in series if key[0] == benchmark for level in series[key]})
+        for key in sorted(key for key in drawn if key[0] == benchmark):
+            _interval_line(panel, drawn[key], lines[key[1]])
+        levels = sorted({level for key in drawn if key[0] == benchmark for level in drawn[key]})
         panel.set_xticks(levels)
-        panel.set_xlim(levels[0] - 0.2, levels[-1] + 1.4)
+        panel.set_xlim(levels[0] - 0.3, levels[-1] + 0.3)
         panel.set_ylim(-3, 104)
-        for (x, _, name, colour), height in zip(ends, spread([y for _, y, _, _ in ends], 7.0), strict=True):
-            end_label(panel, x, height, name, colour, fontsize=7)
         panel.set_title(f"{benchmark} (synthetic), %")
         panel.set_xlabel("level of difficulty")
     for panel in axes[len(benchmarks) :]:
         panel.set_visible(False)
+    key_below(figure, lines.values())
     return figure
 
 
-def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
-    figure, axes = new_figure(3.2)
-    axis = axes[0]
-    scores = [r for r in records if r.metric == "score" and r.state_elements is not None]
-    benchmarks = sorted({r.benchmark or "" for r in scores})
-    mixers = [r.mixer or "" for r in scores]
-    for (arm, benchmark), same in group(scores, lambda r: (arm_of(r), r.benchmark or "")).items():
-        size = max(r.state_elements or 0 for r in same)
-        one = estimate(same)
-        colour = colour_of(arm.mixer, theme, mixers)
-        marker = MARKERS[benchmarks.index(benchmark) % len(MARKERS)]
-        axis.plot(size, one.value, marker, color=colour, label=f"{arm.label} {arm.pattern}, {benchmark}")
+def _interval_line(axis: "Axes", points: dict[int, list[Record]], line: ArmLine) -> None:
+    """Estimates joined in rising order, with their intervals."""
+    found = [(x, estimate(same)) for x, same in sorted(points.items())]
+    axis.plot(
+        [x for x, _ in found], [one.value for _, one in found], line.stroke, color=line.colour, marker=line.marker
+    )
+    for x, one in found:
         if one.low is not None and one.high is not None:
-            axis.vlines(size, one.low, one.high, color=colour, linewidth=1.6, alpha=0.35)
+            axis.vlines(x, one.low, one.high, color=line.colour, linewidth=2, alpha=0.35)
+
+
+def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
+    scores = [r for r in records if r.metric == "score" and r.state_elements is not None]
+    lines = arm_lines(map(arm_of, scores), theme)
+    benchmarks = sorted({r.benchmark or "" for r in scores})
+    columns = min(len(benchmarks), 3)
+    rows = -(-len(benchmarks) // columns)
+    figure, axes = new_figure(2.3 * rows + key_height(len(lines)), columns, rows, sharey=True)
     sizes = sorted({r.state_elements or 0 for r in scores})
-    axis.set_xscale("symlog" if sizes[0] == 0 else "log")
-    axis.minorticks_off()
-    axis.set_xticks(sizes[:: max(1, len(sizes) // 5)], [thousands(size) for size in sizes[:: max(1, len(sizes) // 5)]])
-    axis.set_xlabel("elements of the state")
-    axis.set_title("Score in % against the state's size")
-    figure.legend(loc="outside right upper", fontsize=6, ncols=1 + len(axis.lines) // 24)
+    ticks = sizes[:: max(1, len(sizes) // 2)]
+    for panel, benchmark in zip(axes, benchmarks, strict=False):
+        of_arm = group((r for r in scores if r.benchmark == benchmark), arm_of)
+        for arm, same in sorted(of_arm.items()):
+            _interval_line(panel, {max(r.state_elements or 0 for r in same): same}, lines[arm])
+        panel.set_xticks(ticks, [thousands(size) for size in ticks])
+        panel.set_title(f"{benchmark}, %")
+        panel.set_xlabel("elements of the state")
+    for panel in axes[len(benchmarks) :]:
+        panel.set_visible(False)
+    key_below(figure, lines.values())
     return figure
 
 

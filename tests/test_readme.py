@@ -28,6 +28,31 @@ def test_the_claim_table_is_what_the_shipped_records_say() -> None:
     assert [row.split(" |")[0].strip("| ") for row in table.splitlines()[2:]] == list(CLAIMS)
 
 
+def test_the_accuracies_of_multi_query_recall_are_those_of_the_shipped_records() -> None:
+    records = [r for r in measured_records(None) if r.artifact == "mqar" and r.scale == "tiny"]
+    scores = {
+        (r.benchmark, r.extra["width"], r.mixer, r.pattern, bool(r.extra["variant"] in ("", "bare"))): f"{r.value:.1f}"
+        for r in records
+        if r.metric == "score"
+    }
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    arms = {
+        "Gated DeltaNet": ("gated_deltanet", "L", True),
+        "linear attention with convolution, norm and gate": ("linear_attention", "L", False),
+        "bare linear attention": ("linear_attention", "L", True),
+        "full attention": ("none", "F", True),
+        "sliding window of 16": ("none", "S", True),
+    }
+    for name, arm in arms.items():
+        assert f"| {name} | {scores['MQAR', 32, *arm]} | {scores['MQAR', 64, *arm]} |" in text
+    seen = [scores["MQAR-vision", 128, *arm] for arm in arms.values()]
+    said = "Gated DeltaNet {}, dressed linear attention {}, bare {}, full attention {}, sliding window {}."
+    assert said.format(*seen) in text
+    chosen = [r for r in records if r.metric == "validation_score" and r.benchmark == "MQAR-vision"]
+    best = max(r.value for r in chosen if r.mixer == "gated_deltanet")
+    assert f"Gated DeltaNet answered {best:.1f} %" in text
+
+
 def test_every_file_that_is_linked_is_there() -> None:
     for page in (*PAGES, package_path("docs", "python.md")):
         for link in re.findall(r"(?:\]\(|src(?:set)?=\")([^)#\"]+)[)\"]", page.read_text(encoding="utf-8")):

@@ -23,7 +23,7 @@ from ..models.config import pattern_of_ratio
 from ..models.device import device_name, resolve_device
 from ..models.fingerprint import weights_hash
 from ..models.registry import canonical_name
-from ..models.shipped import SHIPPED, named
+from ..models.shipped import TEACHER, named
 from ..records import Record, RunFolder, RunSpec
 from .clock import METRICS
 from .distill import share_frozen
@@ -99,7 +99,7 @@ def train_command(
         arguments={
             "stage": stage,
             "model": None if model is None else _weights(model),
-            "teacher": _weights(teacher or SHIPPED) if starting.teacher is not None or model is None else None,
+            "teacher": _weights(teacher or TEACHER) if starting.teacher is not None or model is None else None,
             "student": None if model else {"mixer": canonical_name(mixer), "pattern": chosen, "window": window},
             "data": [[one.name, one.key, weight] for one, weight in zip(sources, weights_of, strict=True)],
             "settings": settings.model_dump(mode="json"),

@@ -36,8 +36,8 @@ from .loop import FLOAT32, TrainArguments, TrainResult, learning_rate_at, parame
 MULTIPLE = 32
 """Sets are padded to a multiple of this many tokens, so that few lengths are compiled and chunks are whole."""
 
-MOST_GRAPHS = 64
-"""Of one process: kinds of layers times shapes. torch gives up after eight by default."""
+MOST_GRAPHS = 512
+"""Of one process: kinds of layers times widths and lengths. torch gives up after eight by default."""
 
 WARM_UP_STEPS = 3
 """Steps before the capture, as torch asks for; what they changed is put back."""
@@ -163,7 +163,9 @@ def can_compile() -> bool:
 
 def compile_layers(model: Any) -> None:
     """Compile the decoder's layers, each kind of layer once for every shape; what cannot be compiled is an error."""
-    torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(MOST_GRAPHS, limits.recompile_limit)
+    limits.accumulated_recompile_limit = max(MOST_GRAPHS, limits.accumulated_recompile_limit)
     for layer in model.model.language_model.layers:
         layer.compile(fullgraph=True, dynamic=False)
 

@@ -13,7 +13,6 @@ and twice that to a backward one. The states' own arithmetic and the tower's att
 """
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -31,7 +30,7 @@ from ..models.hybrid import HybridVLForConditionalGeneration
 from ..models.mixers.base import TokenMixer
 from ..models.presets import get_preset, preset_names
 from ..models.teacher import inherit
-from ..records import RunFolder, RunSpec, atomic_write
+from ..records import Record, RunFolder, RunSpec, environment, ship_records
 from .batch import IGNORED, AnswerLoss, Batch, Objective
 from .clock import METRICS
 from .distill import LayerDistillation, share_frozen, train_mixers
@@ -169,8 +168,8 @@ def matmul_tflops(device: str) -> float:
     return 2 * size**3 / statistics.median(times[3:]) / 1e12
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print one JSON line a stage, and write them."""
+def main(arguments: list[str] | None = None) -> list[Record]:
+    """Measure, print a line a stage, and write the records with their environment beside."""
     parser = argparse.ArgumentParser(prog="python -m infinitevl_bench.training.full_size", description=__doc__)
     parser.add_argument("--preset", default="infinitevl-4b", choices=preset_names())
     parser.add_argument("--mixer", default="gated_deltanet")
@@ -180,9 +179,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--precision", default="bf16", choices=["no", "bf16", "pure_bf16"])
     parser.add_argument("--stage", action="append", choices=["distill-layers", "sft"], help="both without")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="also write the lines to this file")
+    parser.add_argument("--out", type=Path, help="also write the records to this .jsonl file")
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
+    told = environment(device_name(device))
     config = get_preset(given.preset, mixer=given.mixer)
     student, teacher = (_random_model(one, device) for one in (config, get_preset(given.preset, pattern="F")))
     inherit(student, teacher)
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     answers = int((samples[0]["labels"] != IGNORED).sum())
     name, rate = device_name(device), matmul_tflops(device)
     nominal = next((tflops for gpu, tflops in NOMINAL_TFLOPS.items() if gpu in name), rate)
-    rows = []
+    records: list[Record] = []
     for stage in given.stage or ["distill-layers", "sft"]:
         flops = stage_flops(stage, student, teacher, given.context, visual, answers)
         try:
@@ -208,11 +208,44 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
             "accumulate": given.accumulate, "visual_tokens": visual, "flops_a_sequence": flops,
             "nominal_tflops": nominal, "matmul_tflops": rate, "device": name,
         }  # fmt: skip
-        rows.append(row)
-        print(json.dumps(row), flush=True)  # noqa: T201 - the lines are what this program is for
-    if given.out is not None:
-        atomic_write(given.out, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+        found = stage_records(row)
+        records += found
+        what = ", ".join(f"{record.metric} {record.value:.4g} {record.unit}" for record in found)
+        print(f"{given.preset} on {name}, {stage}: {what or 'out of memory'}", flush=True)  # noqa: T201
+        if given.out is not None and records:
+            ship_records(given.out, records, {str(records[0].run_id): told})
+    return records
+
+
+def stage_records(row: dict[str, Any]) -> list[Record]:
+    """What was measured of a stage as records: its rate, the share of the nominal one, peak memory, the last loss.
+
+    Args:
+        row: of `measure`, and what it was measured of; nothing is recorded of a stage that ran out of memory.
+    """
+    if row.get("status") is not None:
+        return []
+    lists = {name: " ".join(f"{one:.6g}" for one in row[name]) for name in ("of_steps", "losses")}
+    kept = (
+        "stage", "weights", "precision", "accumulate", "visual_tokens", "flops_a_sequence", "tflops",
+        "nominal_tflops", "matmul_tflops", "of_matmul_rate",
+    )  # fmt: skip
+    asked = {name: row[name] for name in ("preset", "mixer", "context", "accumulate", "precision", "device")}
+    shared: dict[str, Any] = {
+        "artifact": "full_size", "model": row["preset"], "mixer": row["mixer"], "pattern": "SLLL", "source": "measured",
+        "context": row["context"], "device": row["device"], "n": len(row["of_steps"]),
+        "run_id": RunSpec(kind="profile", arguments={"what": "full_size"} | asked).id,
+        "extra": {name: row[name] for name in kept} | lists,
+    }  # fmt: skip
+    values = {
+        "tokens_per_second": (row["tokens_per_second"], "tokens/s"), "mfu": (row["mfu"], "ratio"),
+        "training_peak_gb": (row["peak_memory_gb"], "GB"),
+    }  # fmt: skip
+    return [
+        Record(**shared, metric=metric, value=value, unit=unit)
+        for metric, (value, unit) in values.items()
+        if value is not None
+    ]
 
 
 def _random_model(config: HybridVLConfig, device: str) -> Any:

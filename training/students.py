@@ -7,7 +7,7 @@ import torch
 from ..models.checkpoints import load_model, new_model
 from ..models.convert import student_config
 from ..models.published import INFINITE_VL_WINDOW
-from ..models.shipped import SHIPPED
+from ..models.shipped import TEACHER
 from ..models.teacher import inherit
 from .batch import AnswerLoss, Objective
 from .distill import LayerDistillation, LogitDistillation, train_mixers
@@ -69,11 +69,11 @@ def load_start(
         UserError: if they cannot be loaded, or do not fit each other.
     """
     dtype = torch.float32 if settings.training.precision in FLOAT32 else torch.bfloat16
-    loaded = load_model(teacher or SHIPPED, dtype=dtype) if stage in DISTILLATION or model is None else None
+    loaded = load_model(teacher or TEACHER, dtype=dtype) if stage in DISTILLATION or model is None else None
     if model is not None:
         student, processor = load_model(model, dtype=dtype)[:2]
     elif loaded is not None:
-        reach = window or (SHIPPED_WINDOW if teacher in (None, SHIPPED) else INFINITE_VL_WINDOW)
+        reach = window or (SHIPPED_WINDOW if teacher in (None, TEACHER) else INFINITE_VL_WINDOW)
         student = student_of(loaded.model, mixer, pattern, reach, settings.training.seed)
         processor = loaded.processor
     tuner = freeze(student, settings)

@@ -19,17 +19,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from ..data.families import generate_page
 from ..data.glyphs import CHARACTERS, SLOTS, cell_targets, draw_canvas
 from ..data.samples import page_messages
 from ..models.checkpoints import new_model
 from ..models.device import device_name, resolve_device
-from ..models.presets import get_preset
 from ..models.processor import load_processor
-from ..models.shipped import TEACHER
-from ..models.teacher import TEACHER_PRESET
+from ..models.shipped import SHIPPED, TEACHER
+from ..models.shipped_models import shipped_bytes, shipped_config
 from ..records import RunFolder, RunSpec, atomic_write, package_path
 from .batch import AnswerLoss
 from .features import PageSetSpec, features_of, load_page_set
@@ -89,11 +88,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw and see pages")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of the page features")
-    parser.add_argument("--out", type=Path, default=package_path(*TEACHER).parent)
+    parser.add_argument("--out", type=Path, default=package_path(*SHIPPED[TEACHER]).parent)
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
     console = Console(soft_wrap=True)
-    model, processor = new_model(get_preset(TEACHER_PRESET, pattern="F"), given.seed), load_processor()
+    model, processor = new_model(shipped_config(TEACHER), given.seed), load_processor()
     spec = PageSetSpec(weights=FAMILIES, pages=given.train_pages)
     pages = load_page_set(spec, model, processor, given.cache, workers=given.workers, device=device)
     model.to("cpu")
@@ -114,13 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
             on_step=lambda row: console.print(f"step {row['step']:.0f}  loss {row['loss']:.3f}", highlight=False),
             device=device,
         )
-    weights = save(
-        {
-            name: tensor.half().contiguous().cpu()
-            for name, tensor in model.state_dict().items()
-            if "visual." not in name and name != "lm_head.weight"
-        }
-    )
+    weights = shipped_bytes(model)
     atomic_write(given.out / "model.safetensors", weights)
     # What is measured is what is shipped: the rounded weights.
     model.load_state_dict(load(weights), strict=False)

@@ -162,7 +162,9 @@ class TokenMixer(nn.Module):
         if self.recurrence is None:
             return None
         weight = self.o_proj.weight
-        call = Call(weight.device.type, weight.dtype, T=2, K=self.K, V=self.V, with_gradient=True)
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        call = Call(device, dtype, T=2, K=self.K, V=self.V, with_gradient=True)
         return self.recurrence.resolve(self.backend, call)
 
     @torch.no_grad()

@@ -72,11 +72,16 @@ class Recurrence:
                 has a state of its own, ``[N, H, K, V]`` in all.
 
         Returns:
-            o ``[B, T, H, V]`` in v's dtype, and the last state ``[B, H, K, V]`` in float32 (float64 for float64).
+            o ``[B, T, H, V]`` in v's dtype, and the last state ``[B, H, K, V]`` in float32 (float64 for float64), under
+            autocast too.
 
         Raises:
             UserError: for an unknown backend, one that cannot run this call, or sequences that do not fill the batch.
         """
+        if torch.is_autocast_enabled(v.device.type):
+            # States are sums over all that came before; autocast would round them at every product.
+            with torch.autocast(v.device.type, enabled=False):
+                return self(q, k, v, *gates, state=state, backend=backend, cu_seqlens=cu_seqlens)
         if v.shape[1] == 0:
             return torch.empty_like(v), start_state(k, v, state)
         with_gradient = torch.is_grad_enabled() and any(

@@ -34,6 +34,8 @@ def short_convolution(
     """
     B, T, C = x.shape
     W = weight.shape[-1]
+    # Under autocast the weights are wider than what they are multiplied with; a wide product would be passed on.
+    weight = weight.to(x.dtype)
     if mask is not None:
         # Real tokens first, in their order: then they are each other's neighbours, and the padding is behind them.
         order = mask.bool().logical_not().sort(dim=1, stable=True).indices.unsqueeze(-1)

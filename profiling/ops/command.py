@@ -19,9 +19,9 @@ from rich.console import Console
 
 from ...errors import UserError, unknown_name
 from ...files import check_out
-from ...models.device import resolve_device
+from ...models.device import device_name, resolve_device
 from ...models.registry import canonical_name, get_mixer, mixer_names
-from ...records import Record, write_records
+from ...records import Record, RunSpec, environment, ship_records
 from ..ceilings import measure_ceilings
 from ..environment import device_state, warnings_of
 from ..timing import MOST_TOKENS
@@ -59,7 +59,8 @@ def bench_ops_command(
         lengths: Sequence lengths in tokens; the geometry's own without it. Forms are compared at `Geometry.compared`
             tokens too, or at the longest length given if all are shorter.
         device: auto, cpu or cuda.
-        out: JSON-lines file for the records, rewritten after each group that is measured; None writes none.
+        out: JSON-lines file for the records, rewritten after each group that is measured, with the environment beside
+            it; None writes none.
         geometry: Of `geometry.GEOMETRIES`; ``infinitevl-4b`` on an accelerator, else ``tiny``, without it.
         backends: Of `BACKENDS`; all but `ON_REQUEST` without it.
         scopes: Of `contenders.SCOPES`; on the processor, where flash-linear-attention's layers do not run, all but
@@ -90,7 +91,16 @@ def bench_ops_command(
     progress = Console(stderr=True)
 
     notes = device_state(device)
-    recorder = Recorder(shape, device, measure_ceilings(device), notes)
+    asked = {
+        "what": "ops",
+        "mixers": names,
+        "lengths": tokens,
+        "geometry": shape.name,
+        "scopes": chosen,
+        "device": device,
+    }
+    run_id, told = RunSpec(kind="profile", arguments=asked).id, environment(device_name(device))
+    recorder = Recorder(shape, device, measure_ceilings(device), notes, run_id)
     timings: list[Timing] = []
     errors: dict[str, dict[str, float]] = {}
     trouble: dict[str, str] = {}
@@ -106,7 +116,7 @@ def bench_ops_command(
             for t in group:
                 progress.print(f"  {t.what} {t.tokens:,} {t.backend}: {t.median_ms:.4g} ms", highlight=False)
             if out is not None:
-                write_records(out, recorder.records(timings))
+                ship_records(out, recorder.records(timings), {run_id: told})
     remarks = [*warnings_of(notes), *(f"{what}: {why}" for what, why in trouble.items())]
     show(timings, shape, recorder.ceilings, device, remarks)
     typer.echo(json.dumps(summary(timings, shape, recorder.ceilings, device, errors, remarks)))

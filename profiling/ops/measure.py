@@ -141,10 +141,13 @@ class Recorder:
         device: ``cuda`` or ``cpu``.
         ceilings: Of this run.
         notes: The state of the device.
+        run_id: What the records name as their run.
     """
 
-    def __init__(self, geometry: Geometry, device: str, ceilings: Ceilings, notes: dict[str, Scalar]) -> None:
-        self.ceilings, self.device = ceilings, device
+    def __init__(
+        self, geometry: Geometry, device: str, ceilings: Ceilings, notes: dict[str, Scalar], run_id: str
+    ) -> None:
+        self.ceilings, self.device, self.run_id = ceilings, device, run_id
         self.conditions: dict[str, Scalar] = {
             "geometry": geometry.name, "B": B, "H": geometry.H, "K": geometry.K, "V": geometry.V,
             "dtype": "bfloat16, gates float32" if device == "cuda" else "float32", "torch": str(torch.__version__),
@@ -183,5 +186,5 @@ class Recorder:
         return Record(
             artifact="bench_ops", metric=metric, value=value, unit=unit, model=t.subject,
             mixer=t.label if t.scope != "attention" else None, context=context, n=len(t.samples.milliseconds),
-            source="measured", device=device_name(self.device), extra=notes | self.conditions,
+            source="measured", device=device_name(self.device), run_id=self.run_id, extra=notes | self.conditions,
         )  # fmt: skip

@@ -1,7 +1,6 @@
 """The recipe `distill`: its stages share out the steps, go on after a kill, and are scored one after the other."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from infinitevl_bench.ablations.scales import SCALES
 from infinitevl_bench.ablations.stages_table import STAGE_SCORE, stages_table
 from infinitevl_bench.ablations.study import Study, arm_config
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.models.teacher import load_teacher
+from infinitevl_bench.models.shipped import TEACHER
+from infinitevl_bench.models.shipped_models import load_shipped
 from infinitevl_bench.records import Record, RunFolder, RunSpec
 from infinitevl_bench.training.batch import FIRST, IGNORED, TEXT, Batch
 from infinitevl_bench.training.loop import TrainArguments
@@ -48,7 +48,7 @@ def run_stages(root: Path, stop: int | None = None) -> tuple[dict[str, torch.Ten
     with RunFolder(root, SPEC) as folder:
         arguments = TrainArguments.model_validate(cell.arguments["training"])
         options: dict[str, Any] = {"on_step": lambda row: None, "after_stage": passed.append, "device": "cpu"}
-        distill(model, load_teacher(), stopping, arguments, folder, "data", **options)
+        distill(model, load_shipped(TEACHER), stopping, arguments, folder, "data", **options)
         return model.state_dict(), folder.rows("metrics.jsonl"), passed
 
 
@@ -104,27 +104,24 @@ def test_recipes_that_are_compared_have_the_same_student() -> None:
         Study(baseline=baseline, changes={"recipe": ["scratch", "distill"]}, match="params").cells("cpu")
 
 
-@pytest.fixture
-def trained_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scale whose teacher is trained at the scale; all that ship take the one of the package."""
-    monkeypatch.setitem(SCALES, "small", replace(SCALES["small"], teacher="trained"))
+def inheriting(teacher: str) -> Study:
+    return Study(baseline={"mixer": "gla", "pattern": "SL", "recipe": "inherit"}, changes={}, teacher=teacher)
 
 
-@pytest.mark.usefixtures("trained_teacher")
 def test_the_teacher_comes_first() -> None:
     (teacher,) = study().teachers("cpu")
     assert (teacher.arguments["pattern"], teacher.arguments["recipe"]) == ("F", "shipped")
-    other = Study(baseline={"mixer": "gla", "pattern": "SL", "recipe": "inherit"}, changes={})
-    assert other.teachers("cpu") == []
-    trained = Study(baseline={"mixer": "gla", "pattern": "SL", "recipe": "inherit"}, changes={}, scale="small")
+    assert inheriting("shipped").teachers("cpu") == []
+    trained = inheriting("trained")
     (teacher,) = trained.teachers("cpu")
     assert (teacher.arguments["pattern"], teacher.arguments["recipe"]) == ("F", "scratch")
     assert [cell.arguments["teacher"] for cell in trained.cells("cpu")] == [teacher.id]
+    with pytest.raises(UserError, match="unknown teacher 'shiped'; did you mean shipped"):
+        inheriting("shiped").cells("cpu")
 
 
-@pytest.mark.usefixtures("trained_teacher")
 def test_a_student_takes_over_from_the_teacher_that_was_trained(tmp_path: Path) -> None:
-    trained = Study(baseline={"mixer": "gla", "pattern": "SL", "recipe": "inherit"}, changes={}, scale="small")
+    trained = inheriting("trained")
     (teacher,), (cell,) = trained.teachers("cpu"), trained.cells("cpu")
     built = build_model(teacher, tmp_path)
     built.save_pretrained(tmp_path / teacher.id / "model")

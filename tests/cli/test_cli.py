@@ -21,8 +21,8 @@ PROFILE = ("--dtype", "--quick", "--budget", "--again", "--device", "--runs", "-
 COMMANDS = {
     ("ablate",): {
         "--study", "--arm", "--frames", "--mixer", "--swa-ratio", "--pattern", "--scale", "--seeds", "--recipe",
-        "--match", "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray", "--gpus-per-cell",
-        "--device", "--runs",
+        "--match", "--teacher", "--steps", "--learning-rate", "--questions", "--pages", "--jobs", "--ray",
+        "--gpus-per-cell", "--device", "--runs",
     },
     ("train", "distill-layers"): TRAIN | STUDENT | {"--teacher"},
     ("train", "distill-logits"): TRAIN | STUDENT | {"--teacher", "--model"},
@@ -128,6 +128,8 @@ MISTAKES = [
     (("ablate", "--swa-ratio", "1/4", "--pattern", "SL"), "not both"),
     (("ablate", "--device", "gpu"), "use auto, cpu or cuda"),
     (("ablate", "--match", "parms"), "did you mean params?"),
+    (("ablate", "--teacher", "traind"), "did you mean trained?"),
+    (("ablate", "--teacher", "trained", "--recipe", "scratch"), "has no teacher"),
     (("ablate", "--match", "params"), "use --match widen, or --recipe scratch"),
     (("ablate", "--study", "mixer_choise"), "did you mean mixer_choice?"),
     (("ablate", "--study", "swa_ratio", "--arm", "gla_1_3"), "did you mean gla_1_"),

@@ -13,7 +13,7 @@ from infinitevl_bench.eval.launcher import run
 from infinitevl_bench.eval.runner import Asking, evaluate
 from infinitevl_bench.eval.synthetic import synthetic_tsv
 from infinitevl_bench.models.checkpoints import load_model
-from infinitevl_bench.models.shipped import SHIPPED
+from infinitevl_bench.models.shipped import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("first_import", "no_official_files")
 
@@ -27,13 +27,13 @@ def theirs(data_root: Path, tmp_path_factory: pytest.TempPathFactory, first_impo
     twins = [synthetic_tsv(one, data_root, questions=QUESTIONS, seed=0, level=1)[0] for one in BENCHMARKS.values()]
     with process_unchanged(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMUData", str(work))
-        run(["--model", SHIPPED, "--data", *map(str, twins), "--work-dir", str(work / "outputs")], device="cpu")
-    return work / "outputs" / SHIPPED
+        run(["--model", DEFAULT, "--data", *map(str, twins), "--work-dir", str(work / "outputs")], device="cpu")
+    return work / "outputs" / DEFAULT
 
 
 def their_score(folder: Path, benchmark: Benchmark) -> float:
     """What run.py's files say, in the unit of our records."""
-    stem = f"{SHIPPED}_{benchmark.twin}"
+    stem = f"{DEFAULT}_{benchmark.twin}"
     if benchmark.reading == "ocrbench":
         hits = json.loads((folder / f"{stem}_score.json").read_text())["Final Score"]
         return 100.0 * hits / QUESTIONS
@@ -50,12 +50,12 @@ def their_score(folder: Path, benchmark: Benchmark) -> float:
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=lambda benchmark: benchmark.name)
 def test_run_py_gives_our_scores(benchmark: Benchmark, theirs: Path, data_root: Path) -> None:
-    loaded = load_model(SHIPPED)
+    loaded = load_model(DEFAULT)
     ours = evaluate(
         loaded.model, loaded.processor, benchmark.name, data="synthetic", limit=QUESTIONS, data_root=data_root,
         asking=Asking(batch_size=8, blind=False),
     )  # fmt: skip
-    predictions = pd.read_csv(theirs / f"{SHIPPED}_{benchmark.twin}.tsv", sep="\t", dtype=str, keep_default_na=False)
+    predictions = pd.read_csv(theirs / f"{DEFAULT}_{benchmark.twin}.tsv", sep="\t", dtype=str, keep_default_na=False)
     said = {row["index"]: row["prediction"] for row in predictions.to_dict("records")}
     assert {str(row["index"]): row["prediction"] for row in ours.predictions} == said
     assert ours.records[0].metric == "score"
@@ -68,4 +68,4 @@ def test_the_scores_that_were_compared_are_not_all_nothing(theirs: Path) -> None
 
 def test_a_file_that_is_no_twin_is_refused(tmp_path: Path) -> None:
     with process_unchanged(), pytest.raises(UserError, match="is not the synthetic twin of a benchmark"):
-        run(["--model", SHIPPED, "--data", str(tmp_path / "mine.tsv")])
+        run(["--model", DEFAULT, "--data", str(tmp_path / "mine.tsv")])

@@ -22,9 +22,9 @@ def test_a_run_and_its_model_folder_are_the_same_weights(tmp_path: Path) -> None
 def test_names_stand_for_what_is_not_here() -> None:
     assert weights_hash("tiny") == "preset:tiny"
     assert weights_hash("Qwen/Some-Model") is None
-    shipped = weights_hash(SHIPPED)
-    assert shipped
-    assert "/" not in shipped
+    hashes = {weights_hash(name) for name in SHIPPED}
+    assert len(hashes) == len(SHIPPED)
+    assert all(one and "/" not in one for one in hashes)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -132,10 +132,58 @@ def curve(
     ]
 
 
+def alone() -> list[Record]:
+    """A recurrence timed by itself, and a stage of training and an evaluation at full size."""
+    shared: dict[str, Any] = {"source": "measured", "device": "GPU", "model": "infinitevl-4b", "n": 3}
+    timed = {"scope": "recurrence", "pass": "forward", "backend": "torch", "median_ms": 4.0, "ratio_to_floor": 8.0}
+    return [
+        Record(
+            **shared, artifact="bench_ops", metric="tokens_per_second", value=1e6, unit="tokens/s", mixer="gla",
+            context=4096, run_id="profile-ops", extra=timed,
+        ),
+        Record(
+            **shared, artifact="full_size", metric="mfu", value=0.3, unit="ratio", context=8192,
+            run_id="profile-stage", extra={"stage": "sft", "precision": "bf16"},
+        ),
+        Record(
+            **shared, artifact="loading", metric="samples_per_s", value=4.0, unit="samples/s",
+            run_id="profile-loading", extra={"batch_size": 1, "graph": True},
+        ),
+    ]  # fmt: skip
+
+
+def recalled(
+    scores: Mapping[tuple[str, str, int], Sequence[float]], *, pairs: int = 4, length: int = 64, **changes: Any
+) -> list[Record]:
+    """Accuracies of the study of multi-query recall by mixer, pattern and width, one a seed."""
+    fields: dict[str, Any] = {
+        "artifact": "mqar", "metric": "score", "unit": "%", "model": "recall", "scale": "small", "benchmark": "MQAR",
+        "split": "synthetic", "source": "measured", "n": 400, "device": "a card", "context": length, "steps": 2000,
+        "parameters": 5000,
+    } | changes  # fmt: skip
+    notes = {"role": "test", "pairs": pairs, "vocabulary": 128, "batch_size": 32, "variant": ""}
+    notes |= fields.pop("extra", {})
+    return [
+        Record(
+            **fields, value=value, mixer=mixer, pattern=pattern, seed=seed,
+            run_id=f"{fields['benchmark']}-{fields['scale']}-{mixer}-{pattern}-{width}-{length}-{seed}",
+            extra=notes | {"width": width, "kept_elements": 2 * width * width, "learning_rate": 0.1 / width},
+        )
+        for (mixer, pattern, width), by_seed in scores.items()
+        for seed, value in enumerate(by_seed)
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     return SimpleNamespace(
-        cells=cells, learning=learning, losses=losses, evaluated=evaluated, framed=framed, curve=curve
+        cells=cells,
+        learning=learning,
+        losses=losses,
+        evaluated=evaluated,
+        framed=framed,
+        curve=curve,
+        recalled=recalled,
     )
 
 
@@ -145,6 +193,7 @@ def mixed(make: SimpleNamespace) -> list[Record]:
     two = {("gated_deltanet", "SLLL"): [50.0, 52.0, 55.0], ("gla", "SLLL"): [40.0, 41.0, 45.0]}
     ratios = {("gated_deltanet", pattern): [30.0, 31.0] for pattern in ("L", "SL")}
     return [
+        *alone(),
         *make.cells(two, scale="tiny"),
         *make.cells(two | ratios, scale="small", steps=2000),
         *make.cells(two, scale="small", split="official"),
@@ -172,6 +221,8 @@ def mixed(make: SimpleNamespace) -> list[Record]:
             for depth in (0.0, 0.5, 1.0)
             for record in make.framed({("long", 32): [90.0 - 20 * depth]}, extra={"stage": "long", "depth": depth})
         ),
+        *make.recalled({("gla", "L", 32): [50.0], ("gla", "L", 64): [70.0], ("none", "F", 64): [99.0]}),
+        *make.recalled({("gla", "L", 128): [20.0, 30.0]}, benchmark="MQAR-vision"),
         make.evaluated("mine", "DocVQA", 30.0, dataset="DocVQA_VAL"),
         make.evaluated("mine", "ChartQA", 31.0, dataset="ChartQA_TEST"),
         make.evaluated("mine", "MME", 1500.0, unit="points", artifact="table1"),

@@ -91,7 +91,7 @@ def test_curves_of_arms_that_differ_in_their_pattern_are_told_apart(make: Simple
     artifact = make_artifact("probe_curves", records)
     assert artifact.figure is not None
     thick = [line for line in artifact.figure(PRINT).axes[0].lines if line.get_linewidth() > 1]
-    assert len({line.get_color() for line in thick}) == 3
+    assert len({(line.get_linestyle(), line.get_marker()) for line in thick}) == 3
     assert {line.get_label() for line in thick} == {f"Gated DeltaNet {one}" for one in ("L", "SLLL", "SL")}
 
 
@@ -108,5 +108,5 @@ def test_difficulty_shows_the_other_levels_of_a_study_and_variants_apart(make: S
     ]
     rows = [shown(row) for row in make_artifact("difficulty", plain + bare + harder).tables[0].rows]
     assert {(row[1], row[3]) for row in rows} == {
-        (mixer, level) for mixer in ("gla", "gla (conv_size=0)") for level in ("1", "2")
+        (mixer, level) for mixer in ("GLA", "GLA (no convolution)") for level in ("1", "2")
     }

@@ -14,7 +14,7 @@ import torch
 import yaml
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.checkpoints import load_model
-from infinitevl_bench.models.shipped import SHIPPED
+from infinitevl_bench.models.shipped import TEACHER
 from infinitevl_bench.records import RunFolder, RunSpec
 from infinitevl_bench.training import command
 from infinitevl_bench.training.clock import METRICS
@@ -59,7 +59,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_each_stage_trains_what_it_should(chain: dict[str, Path]) -> None:
-    teacher, found = weights(SHIPPED), {stage: weights(run) for stage, run in chain.items()}
+    teacher, found = weights(TEACHER), {stage: weights(run) for stage, run in chain.items()}
     mixers = {name for name in found["sft"] if any(f"layers.{layer}.self_attn" in name for layer in range(1, 8, 2))}
     kept = {name: tensor for name, tensor in found["distill-layers"].items() if name not in mixers}
     assert not changed(teacher, kept)

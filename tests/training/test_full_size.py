@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from infinitevl_bench.records import read_records
 from infinitevl_bench.training.batch import AnswerLoss
 from infinitevl_bench.training.full_size import generated_sample, main, stage_flops
 from infinitevl_bench.training.packed import pack_samples
@@ -14,6 +15,7 @@ from infinitevl_bench.training.sft import train_decoder
 from torch.utils.flop_counter import FlopCounterMode
 
 CONTEXT, SIDE = 256, 56
+STAGES = ["distill-layers", "sft"]
 
 
 def sequence(model: Any) -> dict[str, torch.Tensor]:
@@ -46,22 +48,27 @@ def test_the_operations_are_those_that_torch_counts(make_model: Callable[..., An
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
-def test_a_line_a_stage_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_a_stage_is_printed_and_its_records_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "lines.jsonl"
     options = ["--preset", "tiny", "--context", "128", "--steps", "2", "--precision", "no", "--device", "cpu"]
-    rows = main([*options, "--out", str(out)])
-    assert [row["stage"] for row in rows] == ["distill-layers", "sft"]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
-    for row in rows:
-        assert row["weights"] == "random"
-        assert row["tokens_per_second"] > 0
-        assert 0 < row["mfu"] < 1
+    records = main([*options, "--out", str(out)])
+    assert read_records(out) == records
+    assert [line.split(":")[0].split(", ")[1] for line in capsys.readouterr().out.splitlines()] == STAGES
+    assert [(record.extra["stage"], record.metric) for record in records] == [
+        (stage, metric) for stage in STAGES for metric in ("tokens_per_second", "mfu")
+    ]
+    assert {record.extra["weights"] for record in records} == {"random"}
+    assert all(record.value > 0 for record in records)
+    assert all(record.value < 1 for record in records if record.metric == "mfu")
+    told = json.loads(out.with_suffix(".environments.json").read_text())
+    assert {record.run_id for record in records} == set(told)
+    assert all(torch.__version__.startswith(one["packages"]["torch"]) for one in told.values())
 
 
 @pytest.mark.gpu
 def test_bfloat16_trains_on_an_accelerator() -> None:
     options = ["--preset", "small", "--context", "512", "--steps", "4", "--device", "cuda"]
     for precision in ("bf16", "pure_bf16"):
-        for row in main([*options, "--precision", precision]):
-            assert row["losses"][-1] < row["losses"][0]
+        for record in main([*options, "--precision", precision]):
+            losses = [float(one) for one in str(record.extra["losses"]).split()]
+            assert losses[-1] < losses[0]
