@@ -27,7 +27,7 @@ test: setup
 
 # 100 000 damaged files a reader; FUZZ_INPUTS=... for another number.
 fuzz: setup
-	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest tests/fuzz -n 5 --timeout=36000
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest tests/fuzz -n auto --timeout=36000
 
 # Ends `ablate` and `eval` at random moments, so often each, and compares what comes out; KILLS=... for another number.
 kills: setup

@@ -11,10 +11,12 @@ import typer
 from . import __version__
 from .archive.cli import runs_app
 from .errors import UserError
+from .eval.cli import data
 from .files import given_path
 from .mistakes import UsageError, told
 from .options import Device, Runs
 from .profiling.cli import profile
+from .profiling.ops.cli import bench
 from .training.cli import app as train
 
 app = typer.Typer(
@@ -26,12 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
-data = typer.Typer(
-    help="Benchmark files: which are here, and synthetic ones.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(data, name="data")
 app.add_typer(profile, name="profile")
 app.add_typer(runs_app, name="runs")
@@ -321,9 +319,14 @@ def list_names(what: Annotated[Listing, typer.Argument(help="What to list.")], r
 
       infinitevl-bench list mixers
     """
-    from .listing import print_listing
+    if what is Listing.RUNS:
+        from .archive.commands import list_runs
 
-    print_listing(what.value, runs)
+        list_runs(runs)
+    else:
+        from .listing import print_listing
+
+        print_listing(what.value)
 
 
 @app.command()
@@ -332,66 +335,6 @@ def doctor() -> None:
     from .doctor import print_diagnosis
 
     print_diagnosis()
-
-
-@data.command("status")
-def data_status() -> None:
-    """Show which official files are here, where they belong, their sizes, and whether their checksums are right.
-
-    Example:
-
-      infinitevl-bench data status
-    """
-    from .eval.data_command import print_status
-
-    print_status()
-
-
-@data.command("make-synthetic")
-def data_make_synthetic(
-    benchmark: Annotated[list[str] | None, typer.Argument(help="Benchmarks; all of them without it.")] = None,
-    out: Annotated[Path, typer.Option(parser=given_path, help="Folder of the files.")] = Path("synthetic"),
-    questions: Annotated[int, typer.Option(min=1, help="Questions of each.")] = 200,
-    level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the pages.")] = 0,
-) -> None:
-    """Write the synthetic twins of benchmarks, in the official files' columns.
-
-    Example:
-
-      infinitevl-bench data make-synthetic MME DocVQA --questions 50
-    """
-    from .eval.data_command import make_synthetic
-
-    make_synthetic(benchmark or (), out, questions=questions, level=level, seed=seed)
-
-
-@bench.command("ops")
-def bench_ops(
-    mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated; all without it.")] = None,
-    length: Annotated[list[int] | None, typer.Option(help="Sequence length in tokens; may be repeated.")] = None,
-    geometry: Annotated[
-        str | None, typer.Option(help="Shapes of preset tiny or infinitevl-4b; that of the device without.")
-    ] = None,
-    backend: Annotated[
-        list[str] | None, typer.Option(help="reference, torch, torch-compiled, fla, …; may be repeated.")
-    ] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="recurrence, layer or attention; may be repeated.")] = None,
-    device: Device = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=given_path, help="Also write the rows as JSON lines to this file, as they come."),
-    ] = None,
-) -> None:
-    """Time mixers and attention alone: each form of ours, flash-linear-attention's, each beside its floor.
-
-    Example:
-
-      infinitevl-bench bench ops --mixer gated_deltanet --length 1024
-    """
-    from .profiling.ops.command import bench_ops_command
-
-    bench_ops_command(mixer, length, device, out, geometry=geometry, backends=backend, scopes=scope)
 
 
 def main() -> None:

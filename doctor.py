@@ -10,10 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from .printing import PlainConsole
 from .records import package_path
 
 DISTRIBUTION = "infinitevl-bench"
@@ -46,7 +45,7 @@ def print_diagnosis() -> None:
 
     Whatever is missing is said, with the command that mends it; nothing of it is an error of this command.
     """
-    console = Console()
+    console = PlainConsole()
     for title, headings, rows in (
         ("versions", ("package", "version"), versions()),
         ("devices", ("device", "what it is"), devices()),
@@ -59,7 +58,7 @@ def print_diagnosis() -> None:
         for number, heading in enumerate(headings):
             table.add_column(heading, no_wrap=number == 0, overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*row)
         console.print(table)
         console.print()
 

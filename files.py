@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock
 
-from .errors import UserError
+from .errors import FULL, UserError
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
 """Names of temporary files: what Python's tempfile makes of ``.NAME.``, and what safetensors makes of nothing."""
@@ -50,9 +52,8 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         temporary.chmod(mode(0o666))
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder", 1
-        ) from error
+        way_out = "free some space or choose another folder" if error.errno in FULL else "choose another folder"
+        raise UserError(f"cannot write {path}: {error.strerror}; {way_out}", 1) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -181,6 +182,26 @@ def with_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: nobody of that name has a home folder here; give the path in full") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # A few lines of aliases of aliases are a tree that no memory holds once it is walked.
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias stands for something else; write it out")
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read plain YAML: no tag makes an object of a class, and nothing stands for something else.
+
+    Raises:
+        ValueError: if it is none, or a tag does not fit its value, at which PyYAML's constructors raise what they like.
+    """
+    try:
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 def package_path(*parts: str) -> Path:

@@ -1,29 +1,26 @@
-"""The `list` command: what the registries and the runs folder hold."""
+"""The `list` command: what the registries hold."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from .printing import PlainConsole
 
 Rows = tuple[tuple[str, ...], Iterable[tuple[str, ...]]]
 
 
-def print_listing(what: str, runs: Path) -> None:
-    """Print one listing as a table; the last line counts its rows."""
-    headings, rows = LISTINGS[what](runs)
+def print_listing(what: str) -> None:
+    """Print one of `LISTINGS` as a table."""
+    headings, rows = LISTINGS[what]()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         table.add_column(heading, no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.print(table)
-    if not table.row_count:
-        console.print(f"no {what} yet" + (f" in {runs}" if what == "runs" else ""))
+    PlainConsole().print(table)
 
 
-def _mixers(_: Path) -> Rows:
+def _mixers() -> Rows:
     from .models.presets import get_preset
     from .models.registry import get_mixer, mixer_names
 
@@ -36,7 +33,7 @@ def _mixers(_: Path) -> Rows:
     return ("mixer", "state a layer at 4B, elements", "what it is"), rows
 
 
-def _benchmarks(_: Path) -> Rows:
+def _benchmarks() -> Rows:
     from .eval.benchmarks import ALL, SUITES
 
     rows = [
@@ -55,7 +52,7 @@ def _benchmarks(_: Path) -> Rows:
     return ("benchmark", "VLMEvalKit's name", "suite", "artifact", "synthetic twin drawn by"), rows
 
 
-def _presets(_: Path) -> Rows:
+def _presets() -> Rows:
     from .models.accounting import size_of
     from .models.presets import get_preset, preset_names
 
@@ -75,32 +72,15 @@ def _presets(_: Path) -> Rows:
     return ("preset", "pattern", "parameters", "state elements", "cache elements at 32k tokens"), rows
 
 
-def _artifacts(_: Path) -> Rows:
+def _artifacts() -> Rows:
     from .reports.artifacts import ARTIFACTS, artifact_title
 
     return ("artifact", "what it is"), [(name, artifact_title(name)) for name in ARTIFACTS]
 
 
-def _runs(runs: Path) -> Rows:
-    from .records import finished_runs
-
-    rows = []
-    for folder, result in finished_runs(runs):
-        scores = [r for r in result["records"] if r["metric"] == "score"]
-        what = (
-            " ".join(str(scores[0][key]) for key in ("mixer", "pattern", "scale") if scores[0].get(key))
-            if scores
-            else ""
-        )
-        shown = "  ".join(f"{r['benchmark']} {r['value']:.1f}" for r in scores)
-        rows.append((folder.name, what, str(result["summary"].get("status", "ok")), shown, result["finished_at"]))
-    return ("run", "what", "status", "scores in %", "finished"), rows
-
-
-LISTINGS: dict[str, Callable[[Path], Rows]] = {
+LISTINGS: dict[str, Callable[[], Rows]] = {
     "mixers": _mixers,
     "benchmarks": _benchmarks,
     "presets": _presets,
     "artifacts": _artifacts,
-    "runs": _runs,
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .errors import FULL, UserError
+from .errors import FULL, UserError, terminal_safe
 
 if TYPE_CHECKING:
     from click import UsageError
@@ -15,6 +15,7 @@ else:
     UsageError = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "UsageError")
 
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+NO_PLACE = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
 
 
 def told(error: Exception) -> tuple[str, int]:
@@ -28,7 +29,7 @@ def told(error: Exception) -> tuple[str, int]:
     if isinstance(error, typer.Abort):
         return "infinitevl-bench: stopped", 1
     if isinstance(error, OSError):
-        return f"infinitevl-bench: {_about_files(error)}", 1
+        return terminal_safe(f"infinitevl-bench: {_about_files(error)}"), 1
     return _about_usage(error), 2
 
 
@@ -50,6 +51,8 @@ def _about_files(error: OSError) -> str:
         return f"no space left for{where or ' a file'}; free some, or set TMPDIR and --runs to folders that have some"
     if error.errno in REFUSED:
         return f"cannot write or read{where}: {error.strerror}; choose another folder, or set TMPDIR to one"
+    if error.errno in NO_PLACE and error.filename:
+        return f"{error.filename}: {(error.strerror or '').lower()}; name another file or folder"
     if error.errno == errno.ENOENT and "temporary directory" in (error.strerror or ""):
         return "no folder for temporary files can be written to; set TMPDIR to one that has some space"
     raise error

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -26,12 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from .environment import environment, without_paths
 from .errors import UserError
 from .files import atomic_write, file_digest, locked, package_path, remove_leftovers
+from .run_folders import Kind, run_folders
 
 # Whoever reads or writes runs also needs these.
 __all__ = [
     "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
-    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "ship_records",
-    "write_records",
+    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "run_folders",
+    "ship_records", "write_records",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     Arguments = dict[str, Any]
 else:
     Arguments = dict[str, JsonValue]
+
+
+# Larger ones are damage or a slip, and neither a figure nor a column of a table can hold them.
+Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Record(BaseModel):
@@ -57,7 +63,7 @@ class Record(BaseModel):
     schema_version: Literal[1] = 1
     artifact: str
     metric: str
-    value: float = Field(allow_inf_nan=False)
+    value: Real
     unit: str
     model: str
     source: Literal["published", "measured"]
@@ -65,18 +71,18 @@ class Record(BaseModel):
     pattern: str | None = None
     benchmark: str | None = None
     split: Literal["official", "synthetic"] | None = None
-    frames: int | None = None
-    context: int | None = None
-    seed: int | None = None
-    n: int | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
+    frames: Whole | None = None
+    context: Whole | None = None
+    seed: Whole | None = None
+    n: Whole | None = None
+    ci_low: Real | None = None
+    ci_high: Real | None = None
     run_id: str | None = None
     scale: str | None = None
     device: str | None = None
-    steps: int | None = None
-    parameters: int | None = None
-    state_elements: int | None = None
+    steps: Whole | None = None
+    parameters: Whole | None = None
+    state_elements: Whole | None = None
     extra: dict[str, Scalar] = Field(default_factory=dict)
 
 
@@ -86,7 +92,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    kind: Literal["ablate", "eval", "train", "profile"]
+    kind: Kind
     arguments: Arguments
 
     @property
@@ -251,12 +257,10 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield ``(folder, result)`` for every finished run below ``root``, by run id.
 
     Raises:
-        UserError: if ``root`` is a file, or for a result that cannot be read.
+        UserError: if ``root`` is no folder that can be read, or for a result that cannot be read.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
-    for path in sorted(root.glob("*/result.json")):
-        yield path.parent, _load_result(path)
+    for folder in run_folders(root, "result.json"):
+        yield folder, _load_result(folder / "result.json")
 
 
 def ship_records(path: Path, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -307,7 +311,11 @@ def records_of(folder: Path, result: Mapping[str, Any]) -> list[Record]:
 def _load_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; make it a readable file, or move the run's folder elsewhere", 1
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove the file to run again", 1) from None
     whole = (
         isinstance(result, dict)

@@ -11,7 +11,8 @@ from .files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd
 
-LARGEST = 2**63
+LARGEST, MOST = 2**63, 2**1023
+"""Whole numbers from here on are none that 64 bits hold, and none that a float holds."""
 FORMATS = (".parquet", ".csv")
 
 
@@ -42,7 +43,7 @@ def _column(values: list[Any]) -> Any:
         return pd.array(values, dtype="boolean")
     if kinds == {int} and all(value is None or -LARGEST <= value < LARGEST for value in values):
         return pd.array(values, dtype="Int64")
-    if kinds and kinds <= {int, float}:
+    if kinds and kinds <= {int, float} and all(type(value) is not int or abs(value) < MOST for value in values):
         return pd.array([None if value is None else float(value) for value in values], dtype="Float64")
     return pd.array([None if value is None else str(value) for value in values], dtype="string")
 

@@ -3,15 +3,15 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..errors import UserError
 from ..files import leftovers
+from ..printing import PlainConsole
 from ..records import Record, measured_records, ship_records
 from ..tidy import check_ending, frame, write
 from .folders import Run, all_runs, find_run, held, size_bytes
@@ -23,54 +23,57 @@ WHOLE = ("finished", "damaged")
 def list_runs(root: Path) -> None:
     """Print all runs, one a line, finished or not."""
     found = all_runs(root)
-    console = Console()
+    console = PlainConsole()
     if not found:
-        console.print(f"no runs yet in {escape(str(root))}", soft_wrap=True)
+        console.print(f"no runs yet in {root}", soft_wrap=True)
         return
     table = _table("run", "state", "what", "score in %", "finished", "size")
     for run in found:
         scores = [record for record in run.records if record.metric == "score"]
-        shown = "  ".join(f"{record.benchmark} {record.value:.1f}" for record in scores)
-        _add(table, run.id, _state(run), _what(run), shown or run.problem, run.finished_at[:16], _size(run.size_bytes))
+        shown = "  ".join(f"{record.benchmark} {_number(record.value)}" for record in scores)
+        table.add_row(
+            run.id, _state(run), _what(run), shown or run.problem, run.finished_at[:16], _size(run.size_bytes)
+        )
     console.print(table)
 
 
 def show_run(name: str, root: Path) -> None:
     """Print what one run was asked for, where it ran, and what it found."""
     run = find_run(name, root)
-    console = Console()
-    console.print(f"{run.id}: {_state(run)}{', ' + run.problem if run.problem else ''}", markup=False, soft_wrap=True)
+    console = PlainConsole()
+    console.print(f"{run.id}: {_state(run)}{', ' + run.problem if run.problem else ''}", soft_wrap=True)
     facts = _flat(run.arguments) | _environment(run)
     for key, value in facts.items():
-        console.print(f"  {key}: {value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {key}: {value}", highlight=False, soft_wrap=True)
     records = _told(run)
     if records:
         table = _table("metric", "of", "value", "unit", "95 % interval", "n")
         for record in records:
             bounds = "" if record.ci_low is None else f"{record.ci_low:.4g} to {record.ci_high:.4g}"
             count = "" if record.n is None else str(record.n)
-            _add(table, record.metric, _place(record), f"{record.value:.6g}", record.unit, bounds, count)
+            table.add_row(record.metric, _place(record), f"{record.value:.6g}", record.unit, bounds, count)
         console.print(table)
-    for file in sorted(path for path in run.path.iterdir() if not path.name.startswith(".")):
-        console.print(f"  {file.name}", markup=False, highlight=False, soft_wrap=True)
+    with suppress(PermissionError):
+        for file in sorted(path for path in run.path.iterdir() if not path.name.startswith(".")):
+            console.print(f"  {file.name}", highlight=False, soft_wrap=True)
 
 
 def diff_runs(first: str, second: str, root: Path) -> None:
     """Print in what two runs differ: the request, the environment, and the numbers that both have."""
     left, right = find_run(first, root), find_run(second, root)
-    console = Console()
+    console = PlainConsole()
     table = _table("", left.id, right.id, "difference")
     facts = [_flat(run.arguments) | _environment(run) for run in (left, right)]
     for key in sorted(facts[0].keys() | facts[1].keys()):
         values = [one.get(key, "—") for one in facts]
         if values[0] != values[1]:
-            _add(table, key, *values, "")
+            table.add_row(key, *values, "")
     numbers = [{_identity(record): record.value for record in _told(run)} for run in (left, right)]
     for identity in sorted(numbers[0].keys() | numbers[1].keys()):
         before, after = (one.get(identity) for one in numbers)
         if before != after:
             change = f"{after - before:+.4g}" if before is not None and after is not None else ""
-            _add(table, identity, *("—" if value is None else f"{value:.6g}" for value in (before, after)), change)
+            table.add_row(identity, *("—" if value is None else f"{value:.6g}" for value in (before, after)), change)
     if table.row_count:
         console.print(table)
     else:
@@ -89,7 +92,7 @@ def export_records(out: Path, root: Path) -> None:
     check_ending(out)
     table = frame(record.model_dump() for record in measured_records(root))
     write(out, table)
-    Console().print(f"{len(table):,} records, {len(table.columns)} columns in {escape(str(out))}", soft_wrap=True)
+    PlainConsole().print(f"{len(table):,} records, {len(table.columns)} columns in {out}", soft_wrap=True)
 
 
 def _export_to_ship(out: Path, root: Path) -> None:
@@ -97,8 +100,8 @@ def _export_to_ship(out: Path, root: Path) -> None:
     records = [record for run in found for record in run.records]
     environments = {run.id: run.environment() for run in found if run.records and run.environment()}
     beside = ship_records(out, records, environments)
-    Console().print(
-        f"{len(records):,} records in {escape(str(out))}, {len(environments):,} environments in {escape(str(beside))}",
+    PlainConsole().print(
+        f"{len(records):,} records in {out}, {len(environments):,} environments in {beside}",
         soft_wrap=True,
     )
 
@@ -111,11 +114,11 @@ def prune_runs(root: Path, yes: bool) -> None:
     found = all_runs(root)
     unfinished = [run for run in found if run.state == "unfinished"]
     scraps = [(path, run.path) for run in found if run.state in WHOLE for path in leftovers(run.path)]
-    console = Console()
+    console = PlainConsole()
     freed = sum(run.size_bytes for run in unfinished) + sum(size_bytes(path) for path, _ in scraps)
     for what, run in [*((run.path, run.path) for run in unfinished), *scraps]:
         removed = yes and _remove(what, run)
-        console.print(f"{'removed' if removed else 'would remove'} {what}", markup=False, soft_wrap=True)
+        console.print(f"{'removed' if removed else 'would remove'} {what}", soft_wrap=True)
     count = f"{len(unfinished)} unfinished runs, {len(scraps)} half-written files, {_size(freed)}"
     console.print(count + ("" if yes or not (unfinished or scraps) else "; --yes removes them"), soft_wrap=True)
 
@@ -180,6 +183,10 @@ def _place(record: Record) -> str:
     return " ".join([*(part for part in parts if part), *numbers])
 
 
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
 def _size(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
@@ -191,10 +198,5 @@ def _size(count: float) -> str:
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        table.add_column(escape(heading), no_wrap=number == 0, overflow="fold")
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")
     return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    # Names come from files: a bracket in one is no markup.
-    table.add_row(*map(escape, cells))

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import UserError, unknown_name
-from ..records import Record, RunFolder, RunSpec, records_of
+from ..files import parse_yaml
+from ..records import Record, RunFolder, RunSpec, records_of, run_folders
+
+MARKS = ("spec.yaml", "result.json")
+"""Files of which any makes a folder a run."""
 
 State = Literal["finished", "held", "unfinished", "damaged"]
 
@@ -57,23 +60,24 @@ def all_runs(root: Path) -> list[Run]:
     """The runs of a folder by id; one that is damaged is listed as such. Empty without the folder.
 
     Raises:
-        UserError: if the folder is none.
+        UserError: if the folder is none, or cannot be read.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder of runs; name another with --runs")
-    return [read_run(path.parent) for path in sorted(root.glob("*/spec.yaml"))]
+    return [read_run(folder) for folder in run_folders(root, *MARKS)]
 
 
 def find_run(name: str, root: Path) -> Run:
     """A run by its id, the beginning of its id, or its folder.
 
     Raises:
-        UserError: for a name of none, with the nearest, or of several.
+        UserError: for a name of none, with the nearest, or of several, and for an empty one.
     """
-    folders = {path.parent.name: path.parent for path in sorted(root.glob("*/spec.yaml"))}
+    if not name.strip():
+        raise UserError("the name of a run is empty; give its id, the beginning of it, or its folder")
+    folders = {folder.name: folder for folder in run_folders(root, *MARKS)}
     matching = [folders[name]] if name in folders else [path for id_, path in folders.items() if id_.startswith(name)]
-    if not matching and (Path(name) / "spec.yaml").is_file():
-        matching = [Path(name)]
+    with suppress(OSError):
+        if not matching and (Path(name) / "spec.yaml").is_file():
+            matching = [Path(name)]
     if not matching:
         raise unknown_name("run", name, folders) if folders else UserError(f"no run {name!r}: {root} holds no runs")
     if len(matching) > 1:
@@ -84,8 +88,12 @@ def find_run(name: str, root: Path) -> Run:
 def read_run(folder: Path) -> Run:
     """Read one run's folder."""
     try:
-        spec = RunSpec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        spec = RunSpec.model_validate(parse_yaml((folder / "spec.yaml").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Run(folder, "damaged", problem="it has no spec.yaml")
+    except OSError as error:
+        return Run(folder, "damaged", problem=f"spec.yaml cannot be read ({error.strerror})")
+    except (ValueError, RecursionError):
         return Run(folder, "damaged", problem="spec.yaml is no request")
     if not (folder / "result.json").exists():
         with held(folder) as free:

@@ -87,7 +87,7 @@ def _message(turn: Any, origin: str) -> Message:
     if not isinstance(turn, Mapping):
         raise BrokenSampleError(f"{origin}: a message is an object with `role` and `content`")
     role, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BrokenSampleError(f"{origin}: role {role!r}; known: {', '.join(ROLES)}")
     if not isinstance(text, str):
         raise BrokenSampleError(f"{origin}: the content of a message is text, not {type(text).__name__}")
@@ -115,7 +115,11 @@ def _file(value: Any, kind: str, origin: str, folder: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise BrokenSampleError(f"{origin}: {kind} {value!r} is no path")
     path = folder / value
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise BrokenSampleError(f"{origin}: {kind} {value[:40]!r}… cannot be read ({error.strerror})") from None
+    if not there:
         raise BrokenSampleError(f"{origin}: {kind} {path} does not exist")
     return path
 

@@ -126,6 +126,8 @@ class JsonSource:
                 _, end = decoder.raw_decode(text, position)
             except json.JSONDecodeError as error:
                 raise UserError(f"{self.path}, line {error.lineno}: not JSON ({error.msg}); mend the file") from None
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{self.path}, line {line}: not JSON ({error}); mend the file") from None
             size = len(text[position:end].encode())
             self.places.append((line, offset, offset + size))
             counted, position = position, end
@@ -150,7 +152,7 @@ class JsonSource:
             body = file.read(stop - start)
         try:
             row = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BrokenSampleError(f"{origin}: not JSON ({error})") from None
         return parse_conversation(row, origin, self.path.parent)
 

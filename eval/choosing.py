@@ -7,7 +7,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..models.fingerprint import hash_of
 from ..models.shipped import DEFAULT, named
-from ..records import finished_runs
+from ..records import finished_runs, records_of
 from .benchmarks import Benchmark
 from .sources import QUESTIONS, Split, official_path
 
@@ -55,9 +55,9 @@ def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:
     for folder, result in finished_runs(runs):
         if not folder.name.startswith("ablate-") or not (folder / "model" / "config.json").is_file():
             continue
-        scores = [record for record in result["records"] if record.get("metric") == "score"]
-        own = [float(record["value"]) for record in scores if record.get("benchmark") == benchmark.name]
-        values = own or [float(record["value"]) for record in scores]
+        scores = [record for record in records_of(folder, result) if record.metric == "score"]
+        own = [record.value for record in scores if record.benchmark == benchmark.name]
+        values = own or [record.value for record in scores]
         if values:
             candidates.append((bool(own), sum(values) / len(values), folder))
     if not candidates:

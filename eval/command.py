@@ -11,7 +11,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError, unknown_name
+from ..files import check_folder
 from ..models.fingerprint import weights_hash
+from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec
 from .benchmarks import Benchmark, find_benchmark, find_suite
 from .choosing import choose_model, data_hash
@@ -95,6 +97,7 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
     for benchmark in found:
         if choose_split(benchmark, request.data) == "synthetic":
             check_questions(request.limit or QUESTIONS)
+    check_folder(request.runs, "--runs")
     session = _Session(request)
     results = [
         session.evaluate(benchmark, frames)
@@ -116,7 +119,7 @@ class _Session:
         self.request = request
         self.team: Team
         self.team, self.device = join_team(resolve_device(request.device))
-        self.console = Console(quiet=not self.team.leads)
+        self.console = PlainConsole(quiet=not self.team.leads)
         self._loaded: dict[str, LoadedModel] = {}
 
     def evaluate(self, benchmark: Benchmark, frames: int) -> "EvalResult":

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
+from ..printing import PlainConsole
 from ..records import RunFolder, RunSpec
 from .statistics import Difference, paired_difference
 
@@ -23,7 +23,7 @@ def compare_command(first: str, second: str, runs: Path) -> dict[str, Difference
         By benchmark and split, the second run against the first.
 
     Raises:
-        UserError: if a run is not there or not finished, or the two share no samples.
+        UserError: if a run is not there or not finished, its predictions are damaged, or the two share no samples.
     """
     folders = [_folder(name, runs) for name in (first, second)]
     left, right = ({path.name: path for path in sorted(folder.glob("predictions-*.jsonl"))} for folder in folders)
@@ -49,7 +49,12 @@ def _folder(name: str, runs: Path) -> Path:
 def _rows(path: Path) -> list[dict[str, Any]]:
     reader = RunFolder(path.parent, RunSpec(kind="eval", arguments={}))
     reader.path = path.parent
-    return reader.rows(path.name)
+    rows = reader.rows(path.name)
+    for number, row in enumerate(rows, start=1):
+        whole = all(name in row for name in ("index", "question", "answer"))
+        if not whole or not isinstance(row.get("score"), int | float | None):
+            raise UserError(f"{path}, row {number}: no prediction; remove it, or evaluate again elsewhere", 1)
+    return rows
 
 
 def _pairs(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -77,4 +82,4 @@ def _show(found: dict[str, Difference], first: str, second: str) -> None:
         bounds = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
         counts = [str(one.better), str(one.worse), f"{one.p_value:.3f}", str(one.n)]
         table.add_row(name, *numbers, f"{100 * one.difference:+.1f}", bounds, *counts)
-    Console().print(table)
+    PlainConsole().print(table)

@@ -9,6 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..files import check_folder
+from ..printing import PlainConsole
 from .benchmarks import ALL, Benchmark, find_benchmark
 from .sources import check_questions, official_path
 
@@ -23,7 +24,7 @@ def print_status() -> None:
         path, state = official_path(benchmark), _state(benchmark)
         present += state[0] == "here"
         table.add_row(benchmark.name, *state, str(path))
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     console.print(
         f"{present} of {len(ALL)} official files are here; `eval` takes synthetic twins for the others, and says so. "
@@ -68,7 +69,7 @@ def make_synthetic(names: Sequence[str], out: Path, *, questions: int, level: in
     benchmarks = [find_benchmark(name) for name in names] or list(ALL.values())
     check_questions(questions)
     check_folder(out, "--out")
-    console, written = Console(), []
+    console, written = PlainConsole(), []
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for benchmark in bar.track(benchmarks):
             path, _ = synthetic_tsv(benchmark, out, questions=questions, seed=seed, level=level)

@@ -6,7 +6,6 @@ by default it is not called, unless one is named.
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
+from ..scratch import ScratchFolder
 from .isolation import quiet, replaced, variables
 from .vlmevalkit import OpenDataset, kit
 
@@ -143,13 +143,13 @@ def _evaluate(opened: OpenDataset, frame: pd.DataFrame, judge: str | None) -> _E
     captured: list[list[float]] = []
     video = opened.benchmark.video
     with (
-        tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as folder,
+        ScratchFolder() as folder,
         quiet(),
         _in_process(folder, captured, judge),
     ):
         # A pickle of our own in a private folder: VLMEvalKit's spreadsheet would turn "=1" into a formula. The
         # scorers of videos, which look for a letter only, insist on a table.
-        file = Path(folder) / ("predictions.tsv" if video else "predictions.pkl")
+        file = folder / ("predictions.tsv" if video else "predictions.pkl")
         if video:
             frame.to_csv(file, sep="\t", index=False)
         else:
@@ -160,8 +160,8 @@ def _evaluate(opened: OpenDataset, frame: pd.DataFrame, judge: str | None) -> _E
     return _Evaluation(result, [float(hit) for hit in captured[0]] if captured else [], hit_table, score_table)
 
 
-def _table(folder: str, pattern: str, columns: list[str] | None) -> pd.DataFrame | None:
-    found = next((path for path in sorted(Path(folder).glob(pattern)) if path.suffix in (".tsv", ".csv")), None)
+def _table(folder: Path, pattern: str, columns: list[str] | None) -> pd.DataFrame | None:
+    found = next((path for path in sorted(folder.glob(pattern)) if path.suffix in (".tsv", ".csv")), None)
     if found is None:
         return None
     return pd.read_csv(found, sep="\t" if found.suffix == ".tsv" else ",", usecols=columns)
@@ -202,7 +202,7 @@ class _SerialPool:
 
 
 @contextlib.contextmanager
-def _in_process(folder: str, captured: list[list[float]], judge: str | None) -> Iterator[None]:
+def _in_process(folder: Path, captured: list[list[float]], judge: str | None) -> Iterator[None]:
     """Let the scorers work in this thread and leave nothing outside ``folder``."""
     smp = kit("vlmeval.smp")
     image_mcq, image_vqa, image_yorn = (kit(f"vlmeval.dataset.image_{name}") for name in ("mcq", "vqa", "yorn"))
@@ -231,7 +231,7 @@ def _in_process(folder: str, captured: list[list[float]], judge: str | None) -> 
             stack.enter_context(replaced(image_vqa, build_judge=lambda **_: MuteJudge()))
         stack.enter_context(replaced(vqa_eval, hit_calculate=capture))
         # The circular scorer writes /tmp/<time>.tsv, which two runs would share.
-        private = os.path.relpath(Path(folder) / "circular", "/tmp")  # noqa: S108
+        private = os.path.relpath(folder / "circular", "/tmp")  # noqa: S108
         stack.enter_context(replaced(multiple_choice, timestr=lambda *_: private))
         stack.enter_context(variables(PRED_FORMAT="tsv", EVAL_FORMAT="csv"))
         yield

@@ -20,6 +20,7 @@ from ..models.checkpoints import LoadedModel, load_model
 from ..models.device import resolve_device
 from ..models.shipped import named
 from ..models.streaming import StreamingSession
+from ..printing import PlainConsole
 
 ANSWER_ROOM = 512
 """Tokens that are laid out for a question and its answer, where layers of full attention need room beforehand."""
@@ -101,7 +102,7 @@ def _watch(
     max_new_tokens: int,
 ) -> dict[int, list[str]]:
     """Push frames, ask on the way, and print."""
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = PlainConsole(soft_wrap=True, highlight=False)
     answers: dict[int, list[str]] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=count)

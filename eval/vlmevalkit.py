@@ -9,7 +9,6 @@ import importlib.util
 import math
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,6 +21,7 @@ from PIL import Image
 
 from ..data.tsv import BadRow, bad_rows, read_tsv
 from ..errors import FULL, UserError
+from ..scratch import ScratchFolder
 from .benchmarks import Benchmark
 from .isolation import process_unchanged, quiet, variables
 
@@ -55,7 +55,7 @@ class OpenDataset:
     official: bool
     path: Path
     dataset: Any
-    scratch: "tempfile.TemporaryDirectory[str]"
+    scratch: ScratchFolder
     bad: list[BadRow] = field(default_factory=list)
 
     @property
@@ -112,11 +112,11 @@ def open_dataset(benchmark: Benchmark, tsv: Path, official: bool, *, max_bad: in
         raise UserError(f"no data at {tsv}", 1)
     if official:
         _check_md5(tsv, benchmark.md5)
-    scratch = tempfile.TemporaryDirectory(prefix="infinitevl-bench-")
+    scratch = ScratchFolder()
     bad: list[BadRow] = []
     frame = None if official else read_twin(benchmark, tsv, bad)
     official_class = dataset_class(benchmark)
-    root = tsv.parent if official and not benchmark.video else Path(scratch.name)
+    root = tsv.parent if official and not benchmark.video else scratch.path
     with quiet(), variables(LMUData=str(root)):
         if benchmark.video:
             dataset = video_class(benchmark, official_class, tsv, frame)(dataset=official_name(benchmark, official))
@@ -125,7 +125,7 @@ def open_dataset(benchmark: Benchmark, tsv: Path, official: bool, *, max_bad: in
         else:
             dataset = twin_class(benchmark, official_class, frame)(benchmark.twin)
     # Pictures go to a folder of this object's own: another run's picture of the same number may be another picture.
-    dataset.img_root = str(Path(scratch.name) / "images")
+    dataset.img_root = str(scratch.path / "images")
     if official:
         # Its checksum has been compared, so a cell that is empty was meant to be.
         bad = bad_rows(dataset.data, ["index", "question"], tsv.parent, answers=benchmark.answers)

@@ -67,16 +67,21 @@ def open_checkpoint(source: str | Path, config: Any = None, **hub: Any) -> Check
     tensors = {our_name(name): header for name, header in read_headers(folder).items()}
     shapes = {name: header.shape for name, header in tensors.items()}
     try:
+        _refuse_endless(body, len(shapes))
         if body.get("model_type") == OURS:
             found = _own_config(body, config, shapes)
         else:
             found = config if isinstance(config, HybridVLConfig) else foreign_config(body, shapes)
+        expected = expected_shapes(found)
     except UserError as error:
         raise UserError(f"{folder}: {error}", error.exit_code) from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / 'config.json'} describes no model ({reason}); download it again", 1) from None
-    expected = expected_shapes(found)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # transformers checks little of a configuration and builds what it is told, with any end.
+        raise UserError(
+            f"{folder / 'config.json'} describes no model ({_reason(error)}); mend it or download it again", 1
+        ) from error
     if found.tie_word_embeddings and HEAD not in shapes:
         expected.pop(HEAD)
     # Rotary frequencies are computed; old releases of transformers saved them all the same.
@@ -103,6 +108,24 @@ def _own_config(body: dict[str, Any], config: Any, shapes: Mapping[str, tuple[in
         return config
     kept = {key: value for key, value in body.items() if key != "model_type"}
     return HybridVLConfig(**kept | {"text_config": text | {"layer_types": types}})
+
+
+def _refuse_endless(body: Mapping[str, Any], tensors: int) -> None:
+    """Refuse more layers than tensors at once: a slip of the pen would be listed and built until no memory is left."""
+    parts = [part for part in (body, body.get("text_config"), body.get("vision_config")) if isinstance(part, Mapping)]
+    for part in parts:
+        for name in ("num_hidden_layers", "depth"):
+            depth = part.get(name, 0)
+            if isinstance(depth, int) and depth > tensors:
+                raise UserError(f"its config.json says {name} is {depth}, and it has {tensors} tensors", 1)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a configuration, in one line."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    # The checks of a field wrap what they found.
+    return " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
 
 
 def _folder(source: str | Path, hub: dict[str, Any]) -> Path:

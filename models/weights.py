@@ -46,7 +46,13 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
     headers: dict[str, TensorHeader] = {}
     for name in sorted(set(placed.values())):
         path = folder / name
-        if not path.is_file():
+        try:
+            missing = not path.is_file()
+        except OSError as error:
+            raise UserError(
+                f"{index} names a file that cannot be read ({error.strerror}); download it again", 1
+            ) from None
+        if missing:
             lost = [tensor for tensor, file in placed.items() if file == name]
             raise UserError(f"{path} is missing, and with it {listed(lost)}; download it again", 1)
         headers |= _file_headers(path)
@@ -93,7 +99,7 @@ def _read_index(index: Path) -> dict[str, str]:
     try:
         placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         whole = all(isinstance(name, str) and Path(file).name == file for name, file in placed.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} is no index of shards ({error}); download it again", 1) from None
     if not whole:
         raise UserError(f"{index} names a file outside of its folder; download it again", 1)

@@ -13,7 +13,6 @@ Load time is the median of several loads from a warm page cache, each in turn fr
 import argparse
 import gc
 import resource
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from ..models.presets import get_preset, preset_names
 from ..models.processor import load_processor
 from ..models.published import PIXEL_LIMITS
 from ..records import Record, RunFolder, RunSpec, environment, ship_records
+from ..scratch import ScratchFolder
 
 REPETITIONS = 3
 QUESTIONS = 200
@@ -189,10 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records: list[Record] = []
     device = resolve_device(chosen.device)
     told = environment(device_name(device))
-    with tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as scratch:
+    with ScratchFolder() as scratch:
         try:
             for found in measure(
-                chosen.preset, Path(scratch) / chosen.preset, chosen.runs, device=device,
+                chosen.preset, scratch / chosen.preset, chosen.runs, device=device,
                 questions=chosen.questions, batch_sizes=chosen.batch_size, shard_bytes=chosen.shard_bytes,
             ):  # fmt: skip
                 records += found

@@ -4,6 +4,7 @@ The files are a pure function of the records: the same records give the same byt
 what stands in a folder is what the records say.
 """
 
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def report_command(
     names = _chosen("artifact", artifacts, ARTIFACTS)
     kinds = _chosen("format", formats, FORMATS)
     if check:
-        if out.exists() and not out.is_dir():
+        if not out.exists():
+            raise UserError(f"there is no report in {out} to check; {_way_out(out)}", 1)
+        if not out.is_dir():
             raise UserError(f"{out} is a file, not a folder; name another with --out")
     else:
         check_folder(out, "--out")
@@ -67,7 +70,7 @@ def report_command(
         if different:
             raise UserError(
                 f"{len(different)} of the report's files in {out} differ from the records: "
-                f"{', '.join(sorted(different))}; write them anew with `infinitevl-bench report --out {out}`",
+                f"{', '.join(sorted(different))}; {_way_out(out)}",
                 1,
             )
         return f"{len(content)} files agree with the records\n{place}"
@@ -119,6 +122,15 @@ def report_files(
         measured = [record for record in records if record.source == "measured"]
         content[PAGE] = page(list(made.values()), verdicts, records, provenance_of(runs, measured)).encode()
     return content
+
+
+def _way_out(out: Path) -> str:
+    """What to do about a report that does not stand as the records say."""
+    try:
+        check_folder(out, "--out")
+    except UserError:
+        return "no report can be written there either, so name the folder of one with --out"
+    return f"write it with `infinitevl-bench report --out {shlex.quote(str(out))}`"
 
 
 def _artifact_files(artifact: Artifact, kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -35,6 +35,15 @@ def test_records_survive_a_round_trip(tmp_path: Path) -> None:
     assert read_records(tmp_path / "a.jsonl") == records
 
 
+@pytest.mark.parametrize("field", ["value", "ci_low", "ci_high", "frames", "n", "seed"])
+@pytest.mark.parametrize("number", ["1e300", "-1e300", "NaN", "Infinity"])
+def test_a_number_that_no_figure_could_show_is_refused(tmp_path: Path, field: str, number: str) -> None:
+    line = json.dumps(RECORD.model_dump(mode="json") | {field: 0}).replace(f'"{field}": 0', f'"{field}": {number}')
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(UserError, match=rf"a\.jsonl, record 1: {field}: "):
+        read_records(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"artifact": "x"}', '{"nonsense": 1}', '"' + "x" * 50])
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"

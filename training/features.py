@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +33,7 @@ from ..data.samples import encode_page, page_turns
 from ..data.seeds import hash_seed
 from ..errors import UserError
 from ..files import atomic_write, locked, package_path, remove_leftovers
+from ..scratch import ScratchFolder
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 
 GREY = (128, 128, 128)
@@ -265,9 +265,9 @@ def _encoders(model: Any, processor: Any, workers: int, device: str) -> Iterator
         finally:
             torch.set_num_threads(threads)
         return
-    with tempfile.TemporaryDirectory(prefix="infinitevl-bench-") as scratch:
+    with ScratchFolder() as scratch:
         # In a file: what is handed over with the start of a process must be read before the next one is started.
-        weights = Path(scratch, "tower.safetensors")
+        weights = scratch / "tower.safetensors"
         weights.write_bytes(
             save({name: tensor.cpu().contiguous() for name, tensor in model.model.visual.state_dict().items()})
         )

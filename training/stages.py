@@ -10,15 +10,16 @@ Released for distillation: AdamW at 2e-4, cosine with 1 % warm-up, batch 1 × ac
 the later stages and LoRA's rank are not published; those here are ours.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ..data.encode import PICTURE_PIXELS, Limits
 from ..data.video import VideoLimits
 from ..errors import UserError, unknown_name
+from ..files import parse_yaml
 from .distill import MSE_FACTOR, TEMPERATURE, LearntOn
 from .loop import TrainArguments
 from .sft import LoraArguments
@@ -122,8 +123,30 @@ def stage_settings(stage: str, changes: dict[str, Any], device: str) -> StageSet
     try:
         return StageSettings.model_validate(parts)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"setting {first['loc'][-1]}: {first['msg']}, not {first['input']!r}") from None
+        part, setting = map(str, error.errors()[0]["loc"][:2])
+        stands: BaseModel = getattr(default, part)
+        given = parts[part][setting]
+        shown = "nothing" if given in (None, "") else repr(given)
+        raise UserError(
+            f"setting {setting} takes {_takes(stands.model_json_schema()['properties'][setting])}, not {shown}; "
+            f"this stage has {json.dumps(getattr(stands, setting))}"
+        ) from None
+
+
+_KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
+_BOUNDS = {"exclusiveMinimum": "above", "minimum": "of at least"}
+
+
+def _takes(schema: dict[str, Any]) -> str:
+    """In words, what a field of this JSON schema may be."""
+    if "anyOf" in schema:
+        return " or ".join(map(_takes, schema["anyOf"]))
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "prefixItems" in schema:
+        return f"a list of {len(schema['prefixItems'])}, each {_takes(schema['prefixItems'][0])}"
+    bounds = [f"{words} {schema[name]:g}" for name, words in _BOUNDS.items() if name in schema]
+    return " ".join([_KINDS[schema["type"]], *bounds])
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -138,7 +161,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {text}: write a setting as name=value, such as --set warmup=0.03")
         try:
-            changes[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            changes[name.strip().replace("-", "_")] = parse_yaml(value)
+        except ValueError:
             raise UserError(f"--set {text}: the value is no YAML; quote it") from None
     return changes

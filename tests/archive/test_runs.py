@@ -2,8 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -153,11 +157,11 @@ LOW: dict[str, dict[str, bool]] = {".csv": {"low_memory": False}}
 
 def test_columns_have_one_type_each() -> None:
     rows = [score(1.0, extra={"a": 1, "b": True, "c": 1}), score(2.5, seed=None, extra={"a": "x", "b": None, "c": 0.5})]
-    rows.append(score(3.0, context=2**70))
+    rows.append(score(3.0, extra={"d": 2**70, "e": 10**400}))
     table = frame(row.model_dump() for row in rows)
     expected = {
         "value": "Float64", "seed": "Int64", "extra_a": "string", "extra_b": "boolean", "extra_c": "Float64",
-        "context": "Float64", "metric": "string",
+        "extra_d": "Float64", "extra_e": "string", "metric": "string",
     }  # fmt: skip
     assert {name: str(table[name].dtype) for name in expected} == expected
     assert frame([]).empty
@@ -172,6 +176,77 @@ def test_bad_places_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no runs"):
         find_run("x", tmp_path / "none")
     assert all_runs(tmp_path / "none") == []
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="the name of a run is empty"):
+            find_run(empty, root)
+    with pytest.raises(UserError, match="unknown run 'x"):
+        find_run("x" * 300, root)
+
+
+def test_names_from_files_command_no_terminal(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = finished(root, "\x1b[2J[/]", 1e9)
+    (root / name).rename(root / "a [red] \x1b[2J:smile:\nb")
+    list_runs(root)
+    show_run("a [red]", root)
+    diff_runs("a [red]", next(iter(states(root))), root)
+    prune_runs(root, yes=False)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    for words in (r"a [red] \x1b[2J:smile:", r"mixer: \x1b[2J[/]", "DocVQA 1e+09"):
+        assert words in said
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's right to read everything, where these tests have it."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+@pytest.fixture
+def open_root(root: Path) -> Iterator[Path]:
+    """The runs, where whoever is nobody may look."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(root, folder / "runs")
+        folder.chmod(0o755)
+        yield folder / "runs"
+        for path in (folder / "runs", *(folder / "runs").rglob("*")):
+            path.chmod(0o755)
+
+
+def test_what_may_not_be_read_is_said_and_its_numbers_are_not_passed_over(open_root: Path) -> None:
+    whole = [name for name, state in states(open_root).items() if state == "finished"]
+    for name, place, problem in (
+        (whole[0], "", "spec.yaml cannot be read (Permission denied)"),
+        (whole[1], "result.json", "make it a readable file, or move the run's folder elsewhere"),
+    ):
+        (open_root / name / place).chmod(0o000)
+        with as_nobody():
+            found = find_run(name, open_root)
+            assert found.state == "damaged"
+            assert problem in found.problem
+            assert name in states(open_root)
+            with pytest.raises(UserError, match=rf"cannot read .*{name}/result\.json: Permission denied"):
+                measured_records(open_root)
+        (open_root / name / place).chmod(0o755)
+    open_root.chmod(0o000)
+    with as_nobody():
+        for read in (all_runs, measured_records):
+            with pytest.raises(UserError, match="Permission denied; mend its permissions, or name another folder"):
+                read(open_root)
+
+
+def test_a_run_without_its_request_is_listed_as_damaged(root: Path) -> None:
+    name = finished(root, "gla", 40.0)
+    (root / name / "spec.yaml").unlink()
+    found = find_run(name, root)
+    assert (found.state, found.problem) == ("damaged", "it has no spec.yaml")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -187,6 +187,27 @@ def test_a_mistake_is_one_line_with_a_way_out(run: Run, arguments: tuple[str, ..
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a /proc, which takes no folder")
+LONG = "x" * 300
+PLACES = [
+    pytest.param(("eval", "DocVQA", "--runs", "/proc/x"), "choose another folder with --runs", marks=NEEDS_PROC),
+    pytest.param(("report", "--check", "--out", "/proc/x"), "name the folder of one with --out", marks=NEEDS_PROC),
+    (("eval", "DocVQA", "--runs", LONG), "choose another folder with --runs"),
+    (("report", "--check", "--out", LONG), "name another file or folder"),
+    (("runs", "list", "--runs", LONG), "name another"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), PLACES)
+def test_an_impossible_place_is_refused_before_anything_else_is_said(
+    run: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run(*arguments)
+    assert (done.code, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("arguments", [("reprot",), ("ablate", "--mixer", "glaa")], ids=" ".join)
 def test_a_mistake_is_one_line_of_a_process_too(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run_process(*arguments, cwd=tmp_path)

@@ -73,6 +73,8 @@ def test_the_older_spelling_is_read(folder: Path) -> None:
         (sample(images=[7]), "image 7 is no path"),
         (sample(answer=""), "no answer"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "role 'tool'"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, r"role \['user'\]"),
+        (sample(images=["x" * 300]), r"image 'x+'… cannot be read \(File name too long\)"),
         ({"messages": [{"role": "user", "content": 3}]}, "content of a message is text, not int"),
         ({"messages": ["hello"]}, "a message is an object"),
         ({"messages": []}, "no `messages`"),
@@ -84,6 +86,13 @@ def test_a_broken_sample_is_named(folder: Path, row: Any, words: str) -> None:
     path.write_text("\n" + json.dumps(row) + "\n")
     with pytest.raises(BrokenSampleError, match=f"{path}, line 2: .*{words}"):
         open_source(str(path))[0]
+
+
+@pytest.mark.parametrize("row", ["[" * 3000, "9" * 5000])
+def test_what_python_cannot_parse_is_a_broken_sample(folder: Path, row: str) -> None:
+    (folder / "data.jsonl").write_text(row)
+    with pytest.raises(BrokenSampleError, match="line 1: not JSON"):
+        open_source(str(folder / "data.jsonl"))[0]
 
 
 def test_a_picture_that_is_none_is_named(folder: Path) -> None:
@@ -152,6 +161,8 @@ def write(path: Path, text: str) -> str:
         (lambda folder: write(folder / "x.jsonl", "\n"), "holds no samples"),
         (lambda folder: write(folder / "x.json", "{}"), "line 1: not a JSON list"),
         (lambda folder: write(folder / "x.json", "[{},\n oops]"), "line 2: not JSON"),
+        (lambda folder: write(folder / "x.json", "[{},\n" + "[" * 3000), "line 2: not JSON"),
+        (lambda folder: write(folder / "x.json", "[{},\n" + "9" * 5000), "line 2: not JSON"),
         (lambda folder: write(folder / "x.json", "[{}\n {}]"), "line 2: not a JSON list"),
         (lambda folder: write(folder / "x.csv", "a,b"), "no .json, .jsonl or .parquet file"),
         (lambda folder: write(folder / "x.parquet", "nothing"), "cannot be read"),

@@ -216,3 +216,7 @@ def test_two_runs_are_compared_on_the_samples_that_both_have(
         compare_command(first, other, tmp_path)
     with pytest.raises(UserError, match="no finished run eval-none"):
         compare_command(first, "eval-none", tmp_path)
+    for damage in ({"index": 1}, {"index": 1, "question": "q", "answer": "a", "score": "much"}):
+        (tmp_path / other / NAME).write_text(json.dumps(damage) + "\n")
+        with pytest.raises(UserError, match=f"{other}/{NAME}, row 1: no prediction"):
+            compare_command(first, other, tmp_path)

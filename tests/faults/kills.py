@@ -4,8 +4,8 @@
 
 After every kill a copy of the folder of runs is read: every run can be read, no sample is lost, doubled or other than
 in an uninterrupted run, no step of training is doubled. Then the same command is called again. When it has come to its
-end, weights, predictions and records are those of the uninterrupted run, and no temporary file is left. Last, the
-command is started twice at once.
+end, weights, predictions and records are those of the uninterrupted run, and no temporary file is left, neither there
+nor in TMPDIR. Last, the command is started twice at once.
 
 The work takes seconds and importing torch takes longer, so that most kills would hit imports. Therefore a process that
 has imported everything forks one that does the work, from its beginning. `--fresh` starts an interpreter each time,
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -332,6 +332,20 @@ def check_end(runs: Path, whole: Whole, log: Path) -> None:
         raise AssertionError(f"{error}\nthe command said:\n{log.read_text()}") from error
 
 
+@contextlib.contextmanager
+def own_temporary_files(folder: Path) -> Iterator[None]:
+    """Give commands a TMPDIR of their own; at the end none that they named after themselves may be in it."""
+    before = tempfile.gettempdir()
+    folder.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+        left = sorted(path.name for path in folder.glob("infinitevl-bench-*"))
+        assert not left, f"temporary files are left: {left}"
+    finally:
+        tempfile.tempdir = os.environ["TMPDIR"] = before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill `ablate` and `eval` at random moments.")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
@@ -346,7 +360,7 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         import_everything()
     for case in FRESH if options.case == "both" else [options.case]:
-        with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="kills-") as scratch, own_temporary_files(Path(scratch, "tmp")):
             found = kill_often(case, options.kills, options.seed, options.fresh, Path(scratch))
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()

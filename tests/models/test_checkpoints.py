@@ -204,6 +204,13 @@ def with_type(folder: Path, body: dict[str, Any], tensors: dict[str, torch.Tenso
     body["model_type"] = "llava"
 
 
+def with_value(part: str, **changes: Any) -> Edit:
+    def edit(folder: Path, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        body[part] |= changes
+
+    return edit
+
+
 MISFITS: dict[str, tuple[Edit, str]] = {
     "missing": (without("model.layers.1.self_attn.a_proj.weight"), r"layer 1 is neither attention nor Gated DeltaNet"),
     "missing norm": (without("model.norm.weight"), r"lacks model\.language_model\.norm\.weight"),
@@ -211,6 +218,13 @@ MISFITS: dict[str, tuple[Edit, str]] = {
     "surplus": (with_surplus, r"also has model\.language_model\.layers\.1\.self_attn\.extra\.weight"),
     "shape": (with_shape, r"layers\.2\.mlp\.up_proj\.weight is \[3, 5\] and should be \[48, 32\]"),
     "depth": (with_depth, "says 12 layers, its tensors are those of 8"),
+    "type of a field": (
+        with_value("text_config", hidden_size="32"),
+        r"config\.json describes no model \(Field 'hidden_size' expected int, got str .*\); mend it",
+    ),
+    "function": (with_value("text_config", hidden_act="no_such"), r"config\.json describes no model \(.*no_such"),
+    "endless blocks": (with_value("vision_config", depth=10**9), r"says depth is 1000000000, and it has \d+ tensors"),
+    "endless layers": (with_value("text_config", num_hidden_layers=10**9), "says num_hidden_layers is 1000000000"),
     "type": (with_type, "model_type is 'llava'; those that can be read: hybrid_vl, qwen2_5_vl, infinite_vl"),
 }
 
@@ -255,6 +269,10 @@ def test_missing_files_are_named(tmp_path: Path, make_model: Callable[..., Any])
     index.write_text('{"weight_map": {"x": "../x.safetensors"}}')
     with pytest.raises(UserError, match="outside of its folder"):
         HybridVLForConditionalGeneration.from_pretrained(tmp_path / "shards")
+    for name, words in (("[" * 3000, "is no index of shards"), (f'"{"x" * 300}"', "that cannot be read")):
+        index.write_text(f'{{"weight_map": {{"x": {name}}}}}')
+        with pytest.raises(UserError, match=words):
+            HybridVLForConditionalGeneration.from_pretrained(tmp_path / "shards")
     index.unlink()
     (tmp_path / "shards" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle and is never read"):

@@ -106,10 +106,14 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, runs: Path) -> Non
 def test_check_writes_nothing_and_names_what_differs(tmp_path: Path, runs: Path, make: SimpleNamespace) -> None:
     out = tmp_path / "out"
     formats = ["md", "csv", "svg"]
-    with pytest.raises(UserError, match=r"table3\.md") as error:
+    with pytest.raises(UserError, match=rf"no report in {out} to check; write it with `.* --out {out}`") as error:
         report_command(runs, out, ["table3"], formats, True)
     assert error.value.exit_code == 1
     assert not out.exists()
+    out.mkdir()
+    with pytest.raises(UserError, match=r"table3\.md.*; write it with"):
+        report_command(runs, out, ["table3"], formats, True)
+    assert list(out.iterdir()) == []
     report_command(runs, out, ["table3"], formats, False)
     assert "4 files agree" in report_command(runs, out, ["table3"], formats, True)
     (out / "table3.csv").write_text("changed")
@@ -232,6 +236,14 @@ def test_a_place_that_takes_no_folder_is_refused_before_the_records_are_read(
     with pytest.raises(UserError, match="with --out"):
         report_command(tmp_path / "runs", tmp_path / out, None, None, False)
     assert read == []
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize("out", ["/proc/report", "/proc"])
+def test_a_check_does_not_advise_to_write_where_nothing_can_be(runs: Path, out: str) -> None:
+    with pytest.raises(UserError, match=r"no report can be written there either, so name .* with --out$") as error:
+        report_command(runs, Path(out), ["table3"], ["md"], True)
+    assert error.value.exit_code == 1
 
 
 def test_a_refused_report_leaves_no_folder(tmp_path: Path) -> None:

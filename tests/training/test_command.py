@@ -148,7 +148,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"ratio": "1/3"}, "does not tile 8 layers"),
     ("distill-layers", {"changes": ["warmupp=1"]}, "did you mean warmup"),
     ("distill-layers", {"changes": ["warmup"]}, "name=value"),
-    ("distill-layers", {"changes": ["clip=-1"]}, "setting clip: .* greater than 0, not -1"),
+    ("distill-layers", {"changes": ["clip=-1"]}, r"clip takes a number above 0, not -1; this stage has 1\.0"),
+    ("long-sft", {"changes": ["rank="]}, "rank takes a whole number above 0, not nothing; this stage has 64"),
+    ("sft", {"changes": ["betas=[0.9]"]}, r"betas takes a list of 2, each a number, not \[0\.9\]; this stage has"),
+    ("sft", {"changes": ["precision=fp8"]}, "precision takes one of no, tf32, bf16, pure_bf16, not 'fp8'"),
+    ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "takes a number above 0 or null, not 'often'"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
     ("sft", {"data": ["pages:shapes:4=1", "pages:charts:4"]}, "some sources have a weight"),
     ("sft", {"data": [""]}, "--data '' names no data"),
@@ -217,6 +221,9 @@ def test_every_setting_has_a_name_of_its_own() -> None:
 
 
 def test_settings_and_sources_are_read_as_typed(tmp_path: Path) -> None:
+    for slip in ("[", "!!bool x", "!!timestamp x", "[" * 3000):
+        with pytest.raises(UserError, match="the value is no YAML"):
+            parse_changes([f"a={slip}"])
     assert parse_changes(["warmup=0.1", "learnt-on=answers", "betas=[0.9, 0.95]"]) == {
         "warmup": 0.1, "learnt_on": "answers", "betas": [0.9, 0.95],
     }  # fmt: skip

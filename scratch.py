@@ -1,0 +1,91 @@
+"""Folders for what need not be kept: gone with their owner, and after a kill -9 with the next one to be made.
+
+A folder holds a lock of its own as long as its owner lives, which the operating system drops if that is killed; so a
+folder whose lock can be had is nobody's. It gets the name by which it is found only once it is locked.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+PREFIX = "infinitevl-bench-"
+LOCK = ".lock"
+MOMENT_SECONDS = 3600
+
+
+class ScratchFolder:
+    """A new folder, removed when it is left as a context manager, given up, or the program ends.
+
+    Attributes:
+        path: the folder, empty at first.
+    """
+
+    def __init__(self) -> None:
+        common = Path(tempfile.gettempdir())
+        _sweep(common)
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
+        # Whoever gives the folder up may be another thread than its maker.
+        lock = FileLock(str(unnamed / LOCK), thread_local=False)
+        held = unnamed.with_name(unnamed.name.removeprefix("."))
+        try:
+            lock.acquire()
+            unnamed.rename(held)
+            self.path = held / "files"
+            self.path.mkdir()
+        except BaseException:
+            _remove(unnamed, lock)
+            _remove(held, lock)
+            raise
+        self._finalizer = weakref.finalize(self, _remove, held, lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder and what it holds."""
+        self._finalizer()
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release(force=True)
+
+
+@cache
+def _sweep(common: Path) -> None:
+    """Remove the folders of killed processes; once a process is enough."""
+    for unnamed in common.glob(f".{PREFIX}*"):
+        # Killed before the folder was locked, or about to lock it: that takes a moment.
+        with suppress(OSError):
+            if _is_own(unnamed) and time.time() - unnamed.stat().st_mtime > MOMENT_SECONDS:
+                shutil.rmtree(unnamed)
+    for folder in common.glob(f"{PREFIX}*"):
+        # In a folder that all users share: nothing is opened that another made, or by way of a link.
+        if not _is_own(folder) or not _is_own(folder / LOCK):
+            continue
+        lock = FileLock(str(folder / LOCK), timeout=0)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            continue
+        _remove(folder, lock)
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return not path.is_symlink() and path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
