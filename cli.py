@@ -264,7 +264,7 @@ def verify(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or hub id: ours, Qwen2.5-VL's or the published InfiniteVL's.")],
+    source: Annotated[str, typer.Argument(help="Folder, hub id, hybrid or teacher; ours, Qwen2.5-VL's or published.")],
     target: Annotated[Path, typer.Argument(parser=given_path, help="A new folder.")],
     pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
     mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,

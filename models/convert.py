@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UserError, unknown_name
 from ..records import atomic_write
+from ..scratch import ScratchFolder
 from .checkpoints import new_folder, new_model, save_model
 from .config import HybridVLConfig, layer_types_of
 from .hybrid import HybridVLForConditionalGeneration
@@ -18,6 +19,8 @@ from .model_card import write_card
 from .processor import NEEDED, load_processor
 from .published import INFINITE_VL_WINDOW, PIXEL_LIMITS, infinite_vl_config, their_name
 from .registry import canonical_name
+from .shipped import SHIPPED
+from .shipped_models import load_shipped
 from .teacher import inherit
 from .weights import INDEX
 
@@ -31,7 +34,7 @@ def convert_command(
     """Read a checkpoint, make a student of it if a pattern or a mixer is given, and write it.
 
     Args:
-        source: folder or hub id.
+        source: folder, hub id, or a name in `shipped.SHIPPED`.
         target: a new folder.
         pattern: layer pattern of the student; None keeps the source's layers.
         mixer: its token mixer; Gated DeltaNet if None.
@@ -46,6 +49,14 @@ def convert_command(
         raise unknown_name("format", to, TARGETS)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; name a new folder")
+    if source in SHIPPED and not Path(source).exists():
+        with ScratchFolder() as scratch:
+            # Written out first, so that it is read as any other.
+            save_model(load_shipped(source), load_processor(), scratch / source, "The package ships it.")
+            convert_command(
+                str(scratch / source), target, pattern=pattern, mixer=mixer, window=window, to=to, seed=seed
+            )
+        return
     found = open_checkpoint(source)
     config = found.config
     if pattern is not None or mixer is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.models.checkpoints import save_model
+from infinitevl_bench.models.checkpoints import load_model, save_model
 from infinitevl_bench.models.convert import convert_command
 from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
 from infinitevl_bench.models.processor import load_processor
@@ -88,3 +88,15 @@ def test_a_student_of_a_student_is_refused(teacher: Path, tmp_path: Path) -> Non
         convert_command(str(tmp_path / "student"), tmp_path / "new", **ASKED | {"mixer": "gla"})
     with pytest.raises(UserError, match="exists already"):
         convert_command(str(teacher), tmp_path / "student", **ASKED)
+
+
+def test_a_shipped_model_is_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"window": None, "to": "ours", "seed": 0}
+    convert_command("hybrid", tmp_path / "hybrid", pattern=None, mixer=None, **options)
+    written, shipped = load_model(str(tmp_path / "hybrid")).model, load_model("hybrid").model
+    assert all(torch.equal(tensor, shipped.state_dict()[name]) for name, tensor in written.state_dict().items())
+    convert_command("teacher", tmp_path / "student", pattern="SLLL", mixer="gla", **options | {"window": 16})
+    assert load_model(str(tmp_path / "student")).model.config.text_config.mixer == "gla"
+    with pytest.raises(UserError, match="a student is made of a teacher"):
+        convert_command("hybrid", tmp_path / "none", pattern="SLLL", mixer="gla", **options)
+    assert not (tmp_path / "none").exists()
