@@ -1,7 +1,7 @@
 """Model sizes by name. A preset is a function that returns a configuration; weights are another matter.
 
-tiny             two CPU cores, minutes           128 wide, 4 layers, the shipped vision tower
-small            one GPU, minutes                 128 wide, 8 layers, the shipped vision tower
+tiny             that of the studies              128 wide, 8 layers, FFN of 256, the shipped vision tower
+small            a wider one                      as tiny, with an FFN of 512
 infinitevl-4b    the published hybrid             arXiv 2512.08829, section 3
 qwen2.5-vl-3b    its teacher, full attention      Qwen/Qwen2.5-VL-3B-Instruct
 """
@@ -62,7 +62,7 @@ def tiny(mixer: str, pattern: str, mixer_args: dict[str, Any]) -> HybridVLConfig
 
 
 def small(mixer: str, pattern: str, mixer_args: dict[str, Any]) -> HybridVLConfig:
-    """The scale of the studies: as tiny, with an FFN twice as wide."""
+    """As tiny, with an FFN twice as wide. Studies of scale small take `tiny`, which can inherit from the teacher."""
     return _embedded_config(512, mixer, pattern, mixer_args)
 
 
