@@ -21,6 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.utils import is_flash_attn_2_available
 
+from .ops.precision import autocast_type
+
 WINDOWED = "windowed"
 """The name of this attention implementation in transformers' registry."""
 
@@ -60,9 +62,9 @@ def windowed_attention(
     if attention_mask is not None and attention_mask.ndim == 4:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if torch.is_autocast_enabled(query.device.type):
+    narrow = autocast_type(query)
+    if narrow is not None:
         # Rotary positions of a float32 residual stream are wide again, and kernels would not take them.
-        narrow = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
     S = key.shape[2]
     padding = None if attention_mask is None else attention_mask[:, -S:].bool()

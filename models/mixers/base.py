@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...errors import UserError, unknown_name
 from ..cache import MixerState, read_state, write_state
 from ..ops.kernels import Call
+from ..ops.precision import autocast_type
 from ..ops.recurrence import Recurrence
 
 
@@ -162,9 +163,9 @@ class TokenMixer(nn.Module):
         if self.recurrence is None:
             return None
         weight = self.o_proj.weight
-        device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        call = Call(device, dtype, T=2, K=self.K, V=self.V, with_gradient=True)
+        call = Call(
+            weight.device.type, autocast_type(weight) or weight.dtype, T=2, K=self.K, V=self.V, with_gradient=True
+        )
         return self.recurrence.resolve(self.backend, call)
 
     @torch.no_grad()

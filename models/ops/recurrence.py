@@ -21,6 +21,7 @@ from torch import Tensor
 from ...errors import UserError, unknown_name
 from .kernels import LIBRARIES, Call, Kernel, library_trouble, not_compared
 from .packing import lengths_of, pack, unpack
+from .precision import autocast_type
 
 BACKENDS = ("auto", "reference", "torch", *LIBRARIES)
 
@@ -78,7 +79,7 @@ class Recurrence:
         Raises:
             UserError: for an unknown backend, one that cannot run this call, or sequences that do not fill the batch.
         """
-        if torch.is_autocast_enabled(v.device.type):
+        if autocast_type(v) is not None:
             # States are sums over all that came before; autocast would round them at every product.
             with torch.autocast(v.device.type, enabled=False):
                 return self(q, k, v, *gates, state=state, backend=backend, cu_seqlens=cu_seqlens)
