@@ -22,8 +22,9 @@ demo: setup
 	$(RUN) eval DocVQA
 	$(RUN) report
 
+# A file in one process: what its tests share is made once.
 test: setup
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # 100 000 damaged files a reader; FUZZ_INPUTS=... for another number.
 fuzz: setup

@@ -212,6 +212,7 @@ def test_both_studies_have_the_same_arms_and_their_cells_differ() -> None:
 
 
 @pytest.mark.usefixtures("smallest")
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_from_its_checkpoint_to_the_same_records(tmp_path: Path) -> None:
     spec = PLAN.only(["gated_deltanet"], "tiny").test_cells("tiny", "cpu", rates_of("tiny"), steps=40)[0]
     changes = {"log_every": 1, "checkpoint_every_seconds": 1e-9}
