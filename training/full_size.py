@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> list[Record]:
 
 
 def stage_records(row: dict[str, Any]) -> list[Record]:
-    """What was measured of a stage as records: its rate, the share of the nominal one, peak memory, the last loss.
+    """What was measured of a stage as records: its rate, the share of the nominal one, and peak memory.
 
     Args:
         row: of `measure`, and what it was measured of; nothing is recorded of a stage that ran out of memory.

@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load
 
 from ..errors import UserError
+from ..files import parse_yaml
 from ..models.checkpoints import load_model
 from ..models.model_card import model_card
 from ..models.processor import load_processor
@@ -29,7 +30,7 @@ COMMAND = "infinitevl-bench ablate --study mixer_choice --scale small --arm gate
 LOADING = """\
 ## Loading
 
-It is the default of `infinitevl-bench eval`, and `--model hybrid` names it wherever a model is named. From Python:
+It is the default of `infinitevl-bench eval` and `stream`; `train` and `convert` know it as `hybrid`. From Python:
 
 ```python
 from infinitevl_bench.models.checkpoints import load_model
@@ -74,7 +75,7 @@ def ship(run: Path, test_pages: int, out: Path) -> dict[str, Any]:
     told = json.loads((run / "env.json").read_text(encoding="utf-8"))
     scores = [one for one in result["records"] if one["metric"] == "score"]
     notes = scores[0]["extra"]
-    spec = RunSpec.model_validate_json(_as_json(run / "spec.yaml"))
+    spec = RunSpec.model_validate(parse_yaml((run / "spec.yaml").read_text(encoding="utf-8")))
     weights = shipped_bytes(model)
     # What is measured is what is shipped: the rounded weights.
     model.load_state_dict(load(weights), strict=False)
@@ -112,12 +113,6 @@ def architecture(config: Any) -> tuple[Any, ...]:
     text = config.text_config
     widths = (text.hidden_size, text.intermediate_size, text.num_attention_heads, text.num_key_value_heads)
     return tuple(text.layer_types), text.mixer, tuple(sorted(text.mixer_args.items())), text.sliding_window, widths
-
-
-def _as_json(path: Path) -> str:
-    import yaml
-
-    return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
