@@ -10,30 +10,41 @@ GLA stands twice, as published (without a short convolution) and with the one th
 too, bare as published and dressed in convolution, norm and gate. Controls: `identity` passes nothing between tokens in
 its layers, `window_only` is sliding-window attention throughout, `full_attention` sees everything. The window of 16
 tokens is shorter than a page, so what stands further up must pass through the linear state.
+
+Arms that end in ``_0`` have the mixer in every layer, without a sliding window (ratio 0): what it does by itself. No
+claim rests on them but what `swa_ratio` says of Gated DeltaNet, whose cells are the same. Most hold a tenth more
+parameters than the other arms, since an inherited FFN cannot be narrower; their records say so.
 """
+
+from dataclasses import replace
 
 from .plan import Arm, Plan
 
 DRESSED = {"conv_size": 4, "norm": True, "gate": True}
 
+MIXERS = {
+    "gated_deltanet": Arm("gated_deltanet", claim=True, smallest=True),
+    "mamba2": Arm("mamba2", claim=True),
+    "gla": Arm("gla", claim=True),
+    "gla_without_convolution": Arm("gla", mixer_args={"conv_size": 0}, claim=True),
+    "linear_attention": Arm("linear_attention", claim=True, smallest=True),
+    "linear_attention_dressed": Arm("linear_attention", mixer_args=DRESSED, claim=True),
+    "kimi_delta_attention": Arm("kimi_delta_attention"),
+    "deltanet": Arm("deltanet"),
+    "retnet": Arm("retnet"),
+    "hgrn2": Arm("hgrn2"),
+    "mamba1": Arm("mamba1"),
+}
+
 PLAN = Plan(
     name="mixer_choice",
     claims=("C1", "C2"),
     artifact="table3",
-    arms={
-        "gated_deltanet": Arm("gated_deltanet", claim=True, smallest=True),
-        "mamba2": Arm("mamba2", claim=True),
-        "gla": Arm("gla", claim=True),
-        "gla_without_convolution": Arm("gla", mixer_args={"conv_size": 0}, claim=True),
-        "linear_attention": Arm("linear_attention", claim=True, smallest=True),
-        "linear_attention_dressed": Arm("linear_attention", mixer_args=DRESSED, claim=True),
-        "kimi_delta_attention": Arm("kimi_delta_attention"),
-        "deltanet": Arm("deltanet"),
-        "retnet": Arm("retnet"),
-        "hgrn2": Arm("hgrn2"),
-        "mamba1": Arm("mamba1"),
+    arms=MIXERS
+    | {
         "identity": Arm("identity"),
         "window_only": Arm("gated_deltanet", pattern="S", smallest=True),
         "full_attention": Arm("gated_deltanet", pattern="F"),
-    },
+    }
+    | {f"{name}_0": replace(arm, pattern="L", claim=False, smallest=False) for name, arm in MIXERS.items()},
 )

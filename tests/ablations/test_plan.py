@@ -40,12 +40,21 @@ def test_a_study_says_what_it_is_and_its_cells_can_be_built(name: str) -> None:
 def test_every_mixer_and_control_has_an_arm_and_all_hold_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = get_plan("mixer_choice")
     assert {arm.mixer for arm in plan.arms.values()} == set(mixer_names())
-    assert {"SLLL", "S", "F"} == {arm.pattern for arm in plan.arms.values()}
+    assert {"SLLL", "L", "S", "F"} == {arm.pattern for arm in plan.arms.values()}
+    # Each at both ratios; nothing passes between tokens in a model of `identity` alone.
+    alone = {(arm.mixer, repr(arm.mixer_args)) for arm in plan.arms.values() if arm.pattern == "L"}
+    mixed = {(arm.mixer, repr(arm.mixer_args)) for arm in plan.arms.values() if arm.pattern == "SLLL"}
+    assert mixed - alone == {("identity", "{}")} and alone < mixed
     rates = dict.fromkeys(plan.arms, 2e-3)
     few = replace(SIZES["small"], claim_seeds=1, other_seeds=1)
     monkeypatch.setitem(SIZES, "small", few)
-    counts = [count_decoder_parameters(arm_config(cell).config) for cell in plan.test_cells("small", "cpu", rates)]
+    arms = [arm_config(cell) for cell in plan.test_cells("small", "cpu", rates)]
+    held = [(arm, count_decoder_parameters(arm.config)) for arm in arms]
+    counts = [count for arm, count in held if arm.config.text_config.pattern != "L"]
     assert max(counts) < 1.04 * min(counts)
+    # A student's FFN cannot be narrower than its teacher's; an arm that holds more for it says so in its records.
+    wide = [(count, arm.unmatched) for arm, count in held if arm.config.text_config.pattern == "L"]
+    assert all(count < 1.15 * min(counts) and (count < 1.04 * min(counts) or why) for count, why in wide)
 
 
 @pytest.mark.parametrize("name", OF_CLAIMS)
