@@ -89,8 +89,10 @@ def test_a_form_is_the_definition(subject: str) -> None:
     records, wrong, skipped = judge(backend, done.stdout)
     target = os.environ.get("INFINITEVL_BENCH_GPU_RECORD")
     if target and records:
-        with open(target, "a", encoding="utf-8") as file:
-            file.writelines(record.model_dump_json(exclude_none=True) + "\n" for record in records)
+        lines = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
+        # At once, so that tests side by side can share the file.
+        with open(target, "ab", buffering=0) as file:
+            file.write(lines.encode())
     assert done.returncode == 0, f"after {len(records)} results: {done.stderr[-3000:]}"
     if skipped is not None:
         pytest.skip(skipped)
