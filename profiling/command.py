@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
 from ..files import check_out
 from ..models.device import resolve_device
+from ..printing import PlainConsole
 from ..records import Record, write_records
 from . import decode, memory, prefill, streaming, training
 from .models import DEFAULTS, config_of, resolve_dtype
@@ -130,7 +130,7 @@ def _paths(request: Request, reference: str) -> list[str]:
 
 def show(records: Sequence[Record]) -> None:
     """Print the records, each beside its floor."""
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = 130
     table = Table(box=None, pad_edge=False, header_style="bold")

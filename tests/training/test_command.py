@@ -47,8 +47,8 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All four stages, each from what the one before has left."""
-    runs = tmp_path_factory.mktemp("runs")
+    """All four stages, each from what the one before has left, in a folder that reads as a console's markup."""
+    runs = tmp_path_factory.mktemp("runs") / "[/]runs"
     layers = train("distill-layers", runs, mixer="gla", ratio="1/2")
     logits = train("distill-logits", runs, model=str(layers))
     sft = train("sft", runs, model=str(logits))
@@ -128,8 +128,9 @@ def test_lengths_are_reported_before_the_first_step_and_broken_samples_listed(
     rows = [good | {"images": ["a.png"]}, good | {"images": []}, good | {"images": ["a.png"]}]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     source = f"{tmp_path / 'data.jsonl'}=3"
-    run = train("sft", tmp_path / "runs", data=[source, "pages:shapes:4=1"])
+    run = train("sft", tmp_path / "[/]runs", data=[source, "pages:shapes:4=1"])
     said = capsys.readouterr().out
+    assert f"the model is in {run}\n" in said
     assert said.index("75.0 %") < said.index("step 1/2")
     assert "data.jsonl, line 2: 1 <image> marks for 0 images" in (run / "broken.jsonl").read_text()
 
