@@ -106,7 +106,7 @@ def plan(request: Request, device: str) -> tuple[list[Cell], Measure]:
         if request.batch != 1:
             raise UserError(f"a stream is one sequence, not {request.batch}; leave --batch out")
         frames = request.frames or (streaming.QUICK_FRAMES if quick else streaming.FRAMES)[device]
-        size = request.frame_size or streaming.FRAME_SIZE[device]
+        size = streaming.FRAME_SIZE[device] if request.frame_size is None else request.frame_size
         for reference in models:
             config = config_of(reference)
             if config is not None:

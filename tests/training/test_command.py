@@ -150,7 +150,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"changes": ["warmupp=1"]}, "did you mean warmup"),
     ("distill-layers", {"changes": ["warmup"]}, "name=value"),
     ("distill-layers", {"changes": ["clip=-1"]}, r"clip takes a number above 0, not -1; this stage has 1\.0"),
-    ("long-sft", {"changes": ["rank="]}, "rank takes a whole number above 0, not nothing; this stage has 64"),
+    (
+        "long-sft",
+        {"changes": ["rank="]},
+        "rank takes a whole number above 0 and at most 1,000,000,000, not nothing; this stage has 64",
+    ),
     ("sft", {"changes": ["betas=[0.9]"]}, r"betas takes a list of 2, each a number, not \[0\.9\]; this stage has"),
     ("sft", {"changes": ["precision=fp8"]}, "precision takes one of no, tf32, bf16, pure_bf16, not 'fp8'"),
     ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "takes a number above 0 or null, not 'often'"),
