@@ -155,7 +155,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         {"changes": ["rank="]},
         "rank takes a whole number above 0 and at most 1,000,000,000, not nothing; this stage has 64",
     ),
-    ("sft", {"changes": ["betas=[0.9]"]}, r"betas takes a list of 2, each a number, not \[0\.9\]; this stage has"),
+    (
+        "sft",
+        {"changes": ["betas=[0.9]"]},
+        r"betas takes a list of 2, each a number of at least 0 and below 1, not \[0\.9\]; this stage has",
+    ),
     ("sft", {"changes": ["precision=fp8"]}, "precision takes one of no, tf32, bf16, pure_bf16, not 'fp8'"),
     ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "takes a number above 0 or null, not 'often'"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
