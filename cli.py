@@ -14,7 +14,7 @@ from .errors import UserError
 from .eval.cli import data
 from .files import given_path
 from .mistakes import UsageError, told
-from .options import Device, Runs
+from .options import MOST_SEED, Device, Runs, finite
 from .profiling.cli import profile
 from .profiling.ops.cli import bench
 from .training.cli import app as train
@@ -96,7 +96,8 @@ def ablate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps instead of the scale's.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-9, max=10.0, help="Peak learning rate instead of the scale's.")
+        float | None,
+        typer.Option(min=1e-9, max=10.0, callback=finite, help="Peak learning rate instead of the scale's."),
     ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Test questions of each benchmark.")] = None,
     pages: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Training pages.")] = None,
@@ -105,7 +106,8 @@ def ablate(
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Run the cells on Ray: local, auto, or a cluster's address.")] = None,
     gpus_per_cell: Annotated[
-        float | None, typer.Option(min=0.0, help="With --ray: GPUs of each cell, such as 0.25; one without.")
+        float | None,
+        typer.Option(min=0.0, callback=finite, help="With --ray: GPUs of each cell, such as 0.25; one without."),
     ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
@@ -161,7 +163,7 @@ def evaluate(
         bool, typer.Option("--graph", help="Answer one at a time by captured decode steps: fast on a GPU.")
     ] = False,
     level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty of the synthetic split.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the synthetic split.")] = 0,
     prompts: Annotated[
         str, typer.Option(help="Whose words: dataset, as VLMEvalKit sets Qwen2.5-VL up, or qwen, its wrapper's own.")
     ] = "dataset",
@@ -268,9 +270,11 @@ def convert(
     target: Annotated[Path, typer.Argument(parser=given_path, help="A new folder.")],
     pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
     mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Sliding window of the student; else 8192 tokens.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="Sliding window of the student; else 8192 tokens.")
+    ] = None,
     to: Annotated[str, typer.Option(help="ours, or infinitevl: what the released modeling code loads.")] = "ours",
-    seed: Annotated[int, typer.Option(help="Seed of what a student does not inherit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of what a student does not inherit.")] = 0,
 ) -> None:
     """Convert a checkpoint, or make an untrained student from a full-attention teacher.
 
@@ -291,7 +295,7 @@ def stream(
     ask: Annotated[list[str] | None, typer.Option(help="FRAME:QUESTION, asked after that frame; repeatable.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder, run, preset or hub id; the shipped model without.")] = None,
     frames_per_second: Annotated[
-        float | None, typer.Option("--fps", min=1e-3, help="Frames of a second of video; all without.")
+        float | None, typer.Option("--fps", min=1e-3, callback=finite, help="Frames of a second of video; all without.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,

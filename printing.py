@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console  # noqa: TID251 - the one place
 from rich.text import Text
 
 from .errors import terminal_safe

@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
 from ..eval.sources import check_questions
 from ..models.config import pattern_of_ratio
 from ..models.device import resolve_device
+from ..printing import PlainConsole
 from ..records import Record, RunSpec
 from .frame_command import frame_study, frames_table
 from .frame_scaling import FramePlan
@@ -76,13 +76,15 @@ def ablate_command(
     device = device if ray and device == "cuda" else resolve_device(device)
     cells = study.cells(device)
     _check_sizes(cells)
-    console = Console()
+    console = PlainConsole()
     teachers = run_grid(study.teachers(device), runs, 1, console, cluster)
     records = run_grid(cells, runs, jobs or default_jobs(device, len(cells)), console, cluster)
     console.print(scores_table(records))
     if any(record.metric == STAGE_SCORE for record in records):
         console.print(stages_table(teachers, records))
-    console.print(f"scale {scale}, synthetic split; runs in {runs}; next: infinitevl-bench report --runs {runs}")
+    console.print(
+        f"scale {scale}, synthetic split; runs in {runs}; next: infinitevl-bench report --runs {runs}", soft_wrap=True
+    )
     return records
 
 
@@ -127,7 +129,7 @@ def study_command(
     if frames:
         raise UserError(f"--frames belongs to the study frame_scaling; {study} has no videos")
     cells = plan.validation_cells(scale, device, steps)
-    console = Console()
+    console = PlainConsole()
     count = jobs or default_jobs(device, len(cells), STUDY_JOBS)
     choosing = run_grid(cells, runs, count, console)
     rates = plan.best_rates(cells, choosing)
@@ -138,21 +140,21 @@ def study_command(
     else:
         console.print(scores_table(records))
         console.print(learning_table(records))
-    console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}")
+    console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}", soft_wrap=True)
     return [*choosing, *records]
 
 
 def _frames(
     plan: FramePlan, scale: str, steps: int | None, jobs: int | None, device: str, runs: Path, frames: list[int] | None
 ) -> list[Record]:
-    console = Console()
+    console = PlainConsole()
     usual = default_jobs(device, os.cpu_count() or 1, STUDY_JOBS)
     choosing, rates, records = frame_study(
         plan, scale, device, jobs, usual, runs, console, steps=steps, frames=frames
     )  # fmt: skip
     console.print(rates_table(rates, plan.rates(scale)))
     console.print(frames_table(records))
-    console.print(f"study {plan.name}, scale {scale}, exact answers; runs in {runs}")
+    console.print(f"study {plan.name}, scale {scale}, exact answers; runs in {runs}", soft_wrap=True)
     return [*choosing, *records]
 
 

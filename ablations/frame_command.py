@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from rich.console import Console
 from rich.table import Table
 
+from ..printing import PlainConsole
 from ..records import Record, RunSpec
 from .frame_scaling import BENCHMARKS, STAGES, FramePlan
 from .run import run_grid
@@ -20,7 +20,7 @@ def frame_study(
     jobs: int | None,
     default_jobs: int,
     runs: Path,
-    console: Console,
+    console: PlainConsole,
     *,
     steps: int | None = None,
     frames: Sequence[int] | None = None,

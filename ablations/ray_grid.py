@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
 from ..environment import COMMAND, command_line
 from ..errors import UserError
+from ..printing import PlainConsole
 from ..records import RunHeldError, RunSpec
 from .progress import POLL_SECONDS, GridProgress
 
@@ -72,7 +72,7 @@ def run_on_ray(
     specs: list[RunSpec],
     runs: Path,
     cluster: Cluster,
-    console: Console,
+    console: PlainConsole,
     run_cell: RunCell | None = None,
 ) -> UserError | None:
     """Run cells as tasks until all have ended; what the first that failed has said, if one did.
@@ -118,7 +118,7 @@ def _run_tasks(
     specs: list[RunSpec],
     runs: Path,
     cluster: Cluster,
-    console: Console,
+    console: PlainConsole,
     run_cell: RunCell,
 ) -> UserError | None:
     # A process a task, so that a GPU is free again after it. Only processes that end without a word are tried again:

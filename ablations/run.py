@@ -10,18 +10,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
 from ..environment import COMMAND, command_line
 from ..errors import UserError
 from ..models.device import visible_accelerators
+from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunHeldError, RunSpec
+from ..scratch import ScratchFolder
 from .progress import POLL_SECONDS, GridProgress
 from .ray_grid import Cluster, run_on_ray
 
@@ -36,7 +36,7 @@ class _Worker:
 
 
 def run_grid(
-    specs: list[RunSpec], runs: Path, jobs: int, console: Console, cluster: Cluster | None = None
+    specs: list[RunSpec], runs: Path, jobs: int, console: PlainConsole, cluster: Cluster | None = None
 ) -> list[Record]:
     """Run every cell that is not finished, ``jobs`` at a time, and return the records of all.
 
@@ -87,7 +87,7 @@ def _unfinished(folder: RunFolder) -> UserError:
         return held
 
 
-def prepare_pages(spec: RunSpec, runs: Path, console: Console) -> None:
+def prepare_pages(spec: RunSpec, runs: Path, console: PlainConsole) -> None:
     """Draw all pages once, before the workers start, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -130,21 +130,21 @@ def default_jobs(device: str, cells: int, a_device: int = 1) -> int:
 
 
 def _run_workers(
-    todo: list[RunSpec], specs: list[RunSpec], runs: Path, jobs: int, console: Console
+    todo: list[RunSpec], specs: list[RunSpec], runs: Path, jobs: int, console: PlainConsole
 ) -> UserError | None:
     """Let ``jobs`` workers go through all cells; what the first that failed has said, if one did."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # Small tensors gain nothing from more threads than cores, and lose much. Who has set a number, knows why.
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     environment[COMMAND] = json.dumps(command_line())
-    with tempfile.TemporaryDirectory() as scratch:
-        request = Path(scratch, "cells.json")
+    with ScratchFolder() as scratch:
+        request = scratch / "cells.json"
         request.write_text(json.dumps([spec.model_dump(mode="json") for spec in todo]), encoding="utf-8")
         workers: list[_Worker] = []
         try:
             shown = visible_accelerators() if todo[0].arguments["device"] == "cuda" else []
             for number in range(jobs):
-                log = Path(scratch, f"worker-{number}.log")
+                log = scratch / f"worker-{number}.log"
                 own = environment | _device_of(number, shown)
                 workers.append(_start_worker(request, runs, number, -(-len(todo) // jobs), log, own))
             progress = GridProgress(specs, runs)

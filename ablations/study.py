@@ -14,6 +14,7 @@ from ..models.registry import canonical_name, get_mixer
 from ..models.shipped import SHIPPED as SHIPPED_MODELS
 from ..models.shipped import TEACHER
 from ..records import RunSpec, file_digest, package_path
+from ..training.settings import changed
 from .distillation import stage_steps
 from .scales import Scale, check_recipe, get_scale
 
@@ -121,7 +122,7 @@ class Study:
             # Without a linear layer the mixer is not part of the model; naming it would make twins of one cell.
             mixer, mixer_args = "none", {}
         config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
-        training = scale.training.model_validate(scale.training.model_dump() | self.overrides | {"seed": seed})
+        training = changed(scale.training, self.overrides | {"seed": seed}, f"scale {self.scale} has")
         pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
         spec = RunSpec(
             kind="ablate",

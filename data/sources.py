@@ -15,6 +15,7 @@ from .families import FAMILIES, generate_page
 from .samples import page_turns
 
 PAGES = "pages:"
+MOST_DIGITS = 9
 PAGES_OF_A_SOURCE = 4096
 TABLE_MARKS = ("state.json", "dataset_info.json")
 JSON_SUFFIXES, TABLE_SUFFIX = (".json", ".jsonl"), ".parquet"
@@ -235,8 +236,10 @@ class PageSource:
             from ..errors import unknown_name
 
             raise unknown_name("page family", family, FAMILIES)
-        if count and not (count.isdigit() and int(count)):
-            raise UserError(f"{name}: {count!r} is no number of pages; write pages:{family}:1000")
+        if count and not (count.isdecimal() and len(count) <= MOST_DIGITS and int(count)):
+            raise UserError(
+                f"{name}: {count!r} is no number of pages of up to {MOST_DIGITS} digits; write pages:{family}:1000"
+            )
         self.family, self.count = family, int(count or PAGES_OF_A_SOURCE)
 
     @property

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from ..errors import UserError
 from ..models.fingerprint import hash_of
 from ..models.shipped import DEFAULT, named
+from ..printing import PlainConsole
 from ..records import finished_runs, records_of
 from .benchmarks import Benchmark
 from .sources import QUESTIONS, Split, official_path
@@ -15,7 +14,7 @@ BEST = "best"
 """As a model: the finished `ablate` run that scored best."""
 
 
-def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: Console) -> str:
+def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: PlainConsole) -> str:
     """What to load, named to the user where they left it open.
 
     Raises:
@@ -49,7 +48,7 @@ def data_hash(
     return hash_of(*synthetic_tsv(benchmark, root, questions=limit or QUESTIONS, seed=seed, level=level, frames=frames))
 
 
-def _best_run(benchmark: Benchmark, runs: Path, console: Console) -> str:
+def _best_run(benchmark: Benchmark, runs: Path, console: PlainConsole) -> str:
     """The finished training run that scored best on the benchmark; where none was scored on it, by its mean score."""
     candidates: list[tuple[bool, float, Path]] = []
     for folder, result in finished_runs(runs):

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..files import given_path
+from ..options import MOST_SEED
 
 data = typer.Typer(
     help="Benchmark files: which are here, and synthetic ones.", no_args_is_help=True, rich_markup_mode=None
@@ -31,7 +32,7 @@ def make_synthetic(
     out: Annotated[Path, typer.Option(parser=given_path, help="Folder of the files.")] = Path("synthetic"),
     questions: Annotated[int, typer.Option(min=1, help="Questions of each.")] = 200,
     level: Annotated[int, typer.Option(min=1, max=4, help="Difficulty.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the pages.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the pages.")] = 0,
 ) -> None:
     """Write the synthetic twins of benchmarks, in the official files' columns.
 

@@ -6,7 +6,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -195,7 +194,7 @@ class _Session:
         arguments = folder.spec.arguments
         identity = f"{arguments['weights']} {loaded.model.dtype} {device_name(loaded.model.device.type)}"
         identity += " graph" if request.graph else ""
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
             tasks = {kind: bars.add_task(kind, total=None) for kind in ("sighted", "blind")}
             result = evaluate(
@@ -256,7 +255,7 @@ def _finished(folder: RunFolder, benchmark: Benchmark, split: Split) -> "EvalRes
     return EvalResult(benchmark, split, folder.records(), rows, submission)
 
 
-def _show(console: Console, result: "EvalResult", spec: RunSpec) -> None:
+def _show(console: PlainConsole, result: "EvalResult", spec: RunSpec) -> None:
     benchmark = result.benchmark
     if not benchmark.answers:
         console.print(
@@ -295,7 +294,7 @@ def _frames_line(record: Record) -> str:
     return line + (f"; {short} videos have fewer, down to {record.extra['fewest_frames_fed']}" if short else "")
 
 
-def _show_summary(console: Console, results: Sequence["EvalResult"]) -> None:
+def _show_summary(console: PlainConsole, results: Sequence["EvalResult"]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", title="all benchmarks", title_justify="left")
     for heading in ("benchmark", "data", "score", "95 % interval", "n"):
         table.add_column(heading, justify="left" if heading in ("benchmark", "data") else "right")

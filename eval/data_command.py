@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -70,7 +69,7 @@ def make_synthetic(names: Sequence[str], out: Path, *, questions: int, level: in
     check_questions(questions)
     check_folder(out, "--out")
     console, written = PlainConsole(), []
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=PlainConsole(stderr=True), transient=True) as bar:
         for benchmark in bar.track(benchmarks):
             path, _ = synthetic_tsv(benchmark, out, questions=questions, seed=seed, level=level)
             written.append(path)

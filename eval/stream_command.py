@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 
 from ..data.conversations import BrokenSampleError
@@ -104,7 +103,7 @@ def _watch(
     """Push frames, ask on the way, and print."""
     console = PlainConsole(soft_wrap=True, highlight=False)
     answers: dict[int, list[str]] = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=count)
         begun = shown = time.monotonic()
         for number, frame in enumerate(frames, start=1):

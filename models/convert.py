@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UserError, unknown_name
+from ..printing import PlainConsole
 from ..records import atomic_write
 from ..scratch import ScratchFolder
 from .checkpoints import new_folder, new_model, save_model
@@ -169,7 +169,7 @@ def _processor(found: Checkpoint) -> Any:
 
 def _say(config: HybridVLConfig, target: Path, with_processor: bool) -> None:
     text = config.text_config
-    console = Console()
+    console = PlainConsole()
     what = f"{text.pattern} with {text.mixer}" if text.linear_layers else f"{text.pattern}, attention in every layer"
     console.print(f"wrote {target}: {text.num_hidden_layers} layers, {what}", highlight=False, soft_wrap=True)
     if not with_processor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..errors import UserError
 from ..files import with_home
@@ -23,6 +24,16 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 HEAD = "lm_head.weight"
+
+DAMAGE = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError,
+    StrictDataclassError,
+)  # fmt: skip
+"""What a configuration raises that says what cannot be, found by damaging many; anything else is a fault of ours.
+
+Python's own by a value of another type or size, torch's RuntimeError and AssertionError by a size that cannot be, and
+the checks of huggingface_hub that transformers puts before each field.
+"""
 
 
 class Checkpoint(NamedTuple):
@@ -75,9 +86,7 @@ def open_checkpoint(source: str | Path, config: Any = None, **hub: Any) -> Check
         expected = expected_shapes(found)
     except UserError as error:
         raise UserError(f"{folder}: {error}", error.exit_code) from None
-    except MemoryError:
-        raise
-    except Exception as error:
+    except DAMAGE as error:
         # transformers checks little of a configuration and builds what it is told, with any end.
         raise UserError(
             f"{folder / 'config.json'} describes no model ({_reason(error)}); mend it or download it again", 1

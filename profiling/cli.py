@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..files import given_path
-from ..options import Device, Runs
+from ..options import Device, Runs, finite
 
 profile = typer.Typer(
     help="Speed and memory of whole models, each beside its floor; what is measured is kept and skipped when the "
@@ -20,14 +20,16 @@ Models = Annotated[
     typer.Option("--model", help="A preset, preset:PATTERN, or a checkpoint's folder; hybrid and Transformer without."),
 ]
 Contexts = Annotated[list[int] | None, typer.Option("--context", help="Tokens; may be repeated.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences at a time.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Sequences at a time.")]
 Graph = Annotated[
     bool | None, typer.Option("--graph/--eager", help="Only captured, or only eager; what the protocols need without.")
 ]
 Protocol = Annotated[str, typer.Option("--protocol", help="matched, as-published or both.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="bfloat16, float16 or float32; the device's usual without.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer points, the most telling first.")]
-Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Start nothing new after so many seconds.")]
+Budget = Annotated[
+    float | None, typer.Option("--budget", min=0, callback=finite, help="Start nothing new after so many seconds.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is finished.")]
 Out = Annotated[
     Path | None, typer.Option("--out", parser=given_path, help="Also write the records as JSON lines to this file.")
@@ -96,7 +98,7 @@ def decode(
 def prefill(
     model: Models = None,
     context: Contexts = None,
-    chunk: Annotated[int | None, typer.Option("--chunk", help="Tokens that are read at a time.")] = None,
+    chunk: Annotated[int | None, typer.Option("--chunk", max=10**9, help="Tokens that are read at a time.")] = None,
     batch: Batch = 1,
     graph: Graph = None,
     protocol: Protocol = "both",
@@ -128,7 +130,9 @@ def prefill(
 def stream(
     model: Models = None,
     frames: Annotated[list[int] | None, typer.Option("--frames", help="Frames watched before; repeatable.")] = None,
-    frame_size: Annotated[int | None, typer.Option("--frame-size", help="Side of a frame in pixels.")] = None,
+    frame_size: Annotated[
+        int | None, typer.Option("--frame-size", min=28, max=8_192, help="Side of a frame in pixels.")
+    ] = None,
     graph: Graph = None,
     protocol: Protocol = "both",
     dtype: Dtype = None,

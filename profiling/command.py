@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
 from ..files import check_out
 from ..models.device import resolve_device
+from ..printing import PlainConsole
 from ..records import Record, write_records
 from . import decode, memory, prefill, streaming, training
 from .models import DEFAULTS, config_of, resolve_dtype
@@ -106,7 +106,7 @@ def plan(request: Request, device: str) -> tuple[list[Cell], Measure]:
         if request.batch != 1:
             raise UserError(f"a stream is one sequence, not {request.batch}; leave --batch out")
         frames = request.frames or (streaming.QUICK_FRAMES if quick else streaming.FRAMES)[device]
-        size = request.frame_size or streaming.FRAME_SIZE[device]
+        size = streaming.FRAME_SIZE[device] if request.frame_size is None else request.frame_size
         for reference in models:
             config = config_of(reference)
             if config is not None:
@@ -130,7 +130,7 @@ def _paths(request: Request, reference: str) -> list[str]:
 
 def show(records: Sequence[Record]) -> None:
     """Print the records, each beside its floor."""
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = 130
     table = Table(box=None, pad_edge=False, header_style="bold")

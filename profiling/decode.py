@@ -79,7 +79,7 @@ def ensure_checked(session: Session, profiled: Profiled, cell: Cell) -> None:
         session.drop_decoder()
         found = session.checked[cell.model] = check_decoder(profiled, use_graph=True)
         told = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-        session.console.print(f"{cell.model}: the fast path is right ({told})", markup=False)
+        session.console.print(f"{cell.model}: the fast path is right ({told})")
 
 
 def _samples(session: Session, profiled: Profiled, path: str, context: int) -> Samples:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ..models.device import device_name, free_bytes
 from ..models.graph import GraphedDecoder
+from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec, Scalar
 from .ceilings import Ceilings, measure_ceilings
 from .environment import device_state, warnings_of
@@ -94,7 +94,7 @@ class Session:
         self.device, self.dtype, self.runs, self.batch, self.again = device, dtype, runs, batch, again
         self.deadline = None if budget_s is None else time.monotonic() + budget_s
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
         self.records: list[Record] = []
         self.checked: dict[str, dict[str, float]] = {}
         self._ceilings: Ceilings | None = None
@@ -108,7 +108,7 @@ class Session:
         if self._ceilings is None:
             self._ceilings = measure_ceilings(self.device)
             for warning in warnings_of(self.notes()):
-                self.console.print(f"note: {warning}", markup=False)
+                self.console.print(f"note: {warning}")
         return self._ceilings
 
     def notes(self) -> dict[str, Scalar]:
@@ -123,7 +123,7 @@ class Session:
             self.drop()
             started = time.monotonic()
             self._held = (reference, profiled_model(reference, self.device, self.dtype))
-            self.console.print(f"{reference}: on {self.device} after {time.monotonic() - started:.1f} s", markup=False)
+            self.console.print(f"{reference}: on {self.device} after {time.monotonic() - started:.1f} s")
         return self._held[1]
 
     def describe(self, reference: str) -> Profiled:
@@ -187,7 +187,7 @@ class Session:
             folder = RunFolder(self.runs, self.spec(cell))
             if folder.finished and not self.again:
                 self.records += folder.records()
-                self.console.print(f"{cell.label}: measured before", markup=False)
+                self.console.print(f"{cell.label}: measured before")
                 continue
             if self.deadline is not None and time.monotonic() > self.deadline:
                 left += 1
@@ -199,7 +199,7 @@ class Session:
                 folder.finish(found, status="ok")
             self.records += found
             for line in dict.fromkeys(_told(found)):
-                self.console.print(f"{cell.label}: {line}", markup=False)
+                self.console.print(f"{cell.label}: {line}")
         if left:
             self.console.print(f"{left} cells left when the time was up; call the same command again to go on")
         return self.records

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Device, Runs
+from ..options import MOST_SEED, Device, Runs, finite
 
 app = typer.Typer(
     help="The stages of training: distillation from a teacher, tuning, long sequences.",
@@ -22,12 +22,12 @@ Teacher = Annotated[str | None, typer.Option(help="Folder or hub id; the small o
 Mixer = Annotated[str, typer.Option(help="Token mixer of a student made of the teacher.")]
 Ratio = Annotated[str | None, typer.Option("--swa-ratio", help="Its share of SWA layers; 1/4 without.")]
 Pattern = Annotated[str | None, typer.Option(help="Its layer pattern instead of a ratio.")]
-Window = Annotated[int | None, typer.Option(min=1, help="Tokens that its SWA layers see.")]
+Window = Annotated[int | None, typer.Option(min=1, max=10**9, help="Tokens that its SWA layers see.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; one pass over the data without.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Most tokens of a sequence.")]
-Rate = Annotated[float | None, typer.Option(min=1e-9, max=10.0, help="Peak learning rate.")]
+Rate = Annotated[float | None, typer.Option(min=1e-9, max=10.0, callback=finite, help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences a step, over all processes.")]
-Seed = Annotated[int | None, typer.Option(help="Of the order and of what is not inherited.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Of the order and of what is not inherited.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Any other setting as NAME=VALUE; repeatable.")]
 
 

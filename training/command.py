@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from transformers.utils import logging
@@ -16,7 +16,7 @@ from ..data.inspection import Inspection, inspect
 from ..data.mixture import check_weights
 from ..data.packing import steps_of_pass
 from ..data.sources import PAGES, Source, open_source
-from ..errors import UserError
+from ..errors import UserError, terminal_safe
 from ..files import check_folder
 from ..models.accounting import count_parameters, state_elements
 from ..models.config import pattern_of_ratio
@@ -24,6 +24,7 @@ from ..models.device import device_name, resolve_device
 from ..models.fingerprint import weights_hash
 from ..models.registry import canonical_name
 from ..models.shipped import TEACHER, named
+from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec
 from .clock import METRICS
 from .distill import share_frozen
@@ -84,7 +85,7 @@ def train_command(
     names, weights = parse_sources(data or DEFAULT_DATA)
     sources = [open_source(name) for name in names]
     weights_of = check_weights(weights, [len(source) for source in sources])
-    console = Console(quiet=not state.is_main_process, soft_wrap=True)
+    console = PlainConsole(quiet=not state.is_main_process, soft_wrap=True)
     starting = load_start(
         stage, settings, model=model, teacher=teacher, mixer=canonical_name(mixer), pattern=chosen, window=window
     )
@@ -144,7 +145,7 @@ def _run(
     settings: StageSettings,
     device: str,
     state: PartialState,
-    console: Console,
+    console: PlainConsole,
 ) -> None:
     if state.is_main_process:
         folder.write_environment(device_name(device))
@@ -237,14 +238,14 @@ def inspect_all(
     settings: StageSettings,
     cache: Path,
     state: PartialState,
-    console: Console,
+    console: PlainConsole,
 ) -> list[Inspection]:
     """Look through all sources, in the first process; the others read what it found."""
     found = []
     limits: Limits = settings.data.limits
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         for source in sources:
-            task = bars.add_task(source.name, total=len(source))
+            task = bars.add_task(escape(terminal_safe(source.name)), total=len(source))
 
             def look(source: Source = source, task: Any = task) -> Inspection:
                 return inspect(

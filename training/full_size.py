@@ -15,7 +15,6 @@ and twice that to a backward one. The states' own arithmetic and the tower's att
 import argparse
 import math
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from ..models.mixers.base import TokenMixer
 from ..models.presets import get_preset, preset_names
 from ..models.teacher import inherit
 from ..records import Record, RunFolder, RunSpec, environment, ship_records
+from ..scratch import ScratchFolder
 from .batch import IGNORED, AnswerLoss, Batch, Objective
 from .clock import METRICS
 from .distill import LayerDistillation, share_frozen, train_mixers
@@ -140,7 +140,7 @@ def measure(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     spec = RunSpec(kind="profile", arguments={"stage": stage})
-    with tempfile.TemporaryDirectory() as scratch, RunFolder(Path(scratch), spec) as folder:
+    with ScratchFolder() as scratch, RunFolder(scratch, spec) as folder:
         result = train(objective, lambda step: batches, arguments, folder, "generated", device=device)
         rows = folder.rows(METRICS)
     if result.status != "ok":

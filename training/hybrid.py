@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from safetensors.torch import load
 
 from ..errors import UserError
@@ -21,6 +20,7 @@ from ..models.model_card import model_card
 from ..models.processor import load_processor
 from ..models.shipped import HYBRID, SHIPPED
 from ..models.shipped_models import shipped_bytes, shipped_config
+from ..printing import PlainConsole
 from ..records import RunSpec, atomic_write, package_path
 from .teacher import exact_answers
 
@@ -104,7 +104,7 @@ def ship(run: Path, test_pages: int, out: Path) -> dict[str, Any]:
     atomic_write(out / "training.json", json.dumps(provenance, indent=2) + "\n")
     card = model_card(config, "The shipped hybrid", origin)
     atomic_write(out / "README.md", card[: card.index("## Loading")] + LOADING)
-    Console(soft_wrap=True).print(json.dumps(exact), highlight=False)
+    PlainConsole(soft_wrap=True).print(json.dumps(exact), highlight=False)
     return provenance
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -26,6 +26,7 @@ from ..records import RunFolder
 from .batch import Batch, Batches, Objective
 from .checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 from .clock import Clock
+from .settings import Amount, Count, OpenShare, Seed, Share, Size
 
 FLOAT32 = ("no", "tf32")
 """Precisions that hold every parameter in float32."""
@@ -48,21 +49,21 @@ class TrainArguments(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: PositiveInt
-    batch_size: PositiveInt = 16
-    length_groups: PositiveInt = 1
-    learning_rate: PositiveFloat = 2e-3
-    warmup: float = 0.05
-    final_rate: float = 0.02
-    weight_decay: NonNegativeFloat = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: PositiveFloat = 1.0
+    steps: Count
+    batch_size: Count = 16
+    length_groups: Count = 1
+    learning_rate: Size = 2e-3
+    warmup: Share = 0.05
+    final_rate: Share = 0.02
+    weight_decay: Amount = 0.05
+    betas: tuple[OpenShare, OpenShare] = (0.9, 0.98)
+    clip: Size = 1.0
     precision: Literal["no", "tf32", "bf16", "pure_bf16"] = "no"
     gradient_checkpointing: bool = False
-    seed: int = 0
-    log_every: PositiveInt = 20
-    checkpoint_every_seconds: PositiveFloat | None = 30.0
-    diverged_at: PositiveFloat = 50.0
+    seed: Seed = 0
+    log_every: Count = 20
+    checkpoint_every_seconds: Size | None = 30.0
+    diverged_at: Size = 50.0
 
 
 class TrainResult(NamedTuple):

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from ..errors import UserError
 from ..models.hybrid import HybridVLForConditionalGeneration
 from ..models.mixers.base import TokenMixer
+from .settings import Count, OpenShare
 
 ADAPTER = "default"
 
@@ -27,9 +28,9 @@ class LoraArguments(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: PositiveInt = 64
-    alpha: PositiveInt = 128
-    dropout: NonNegativeFloat = 0.0
+    rank: Count = 64
+    alpha: Count = 128
+    dropout: OpenShare = 0.0
 
 
 def train_decoder(model: HybridVLForConditionalGeneration) -> None:

@@ -10,11 +10,10 @@ Released for distillation: AdamW at 2e-4, cosine with 1 % warm-up, batch 1 × ac
 the later stages and LoRA's rank are not published; those here are ours.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..data.encode import PICTURE_PIXELS, Limits
 from ..data.video import VideoLimits
@@ -22,6 +21,7 @@ from ..errors import UserError, unknown_name
 from ..files import parse_yaml
 from .distill import MSE_FACTOR, TEMPERATURE, LearntOn
 from .loop import TrainArguments
+from .settings import Count, Number, Size, changed
 from .sft import LoraArguments
 
 StageName = Literal["distill-layers", "distill-logits", "sft", "long-sft"]
@@ -38,13 +38,13 @@ class DataSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    context: PositiveInt = 8192
-    pixels: PositiveInt = PICTURE_PIXELS
-    video_fps: PositiveFloat = 2.0
-    video_frames: PositiveInt = 128
-    video_pixels: PositiveInt = 256 * 256
+    context: Count = 8192
+    pixels: Count = PICTURE_PIXELS
+    video_fps: Size = 2.0
+    video_frames: Count = 128
+    video_pixels: Count = 256 * 256
     pack: bool = True
-    max_broken: NonNegativeInt = 100
+    max_broken: Number = 100
 
     @property
     def limits(self) -> Limits:
@@ -58,8 +58,8 @@ class LossSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trains: Trains = "mixers"
-    mse_factor: PositiveFloat = MSE_FACTOR
-    temperature: PositiveFloat = TEMPERATURE
+    mse_factor: Size = MSE_FACTOR
+    temperature: Size = TEMPERATURE
     learnt_on: LearntOn = "text"
 
 
@@ -114,39 +114,13 @@ def stage_settings(stage: str, changes: dict[str, Any], device: str) -> StageSet
     default = STAGES[stage]
     if device == "cpu":
         changes = {"precision": "no"} | changes
-    parts = {name: getattr(default, name).model_dump() for name in StageSettings.model_fields}
-    part_of = {setting: name for name, values in parts.items() for setting in values}
+    parts: dict[str, BaseModel] = {name: getattr(default, name) for name in StageSettings.model_fields}
+    part_of = {setting: name for name, part in parts.items() for setting in type(part).model_fields}
     for setting, value in changes.items():
         if setting not in part_of:
             raise unknown_name("setting", setting, part_of)
-        parts[part_of[setting]][setting] = value
-    try:
-        return StageSettings.model_validate(parts)
-    except ValidationError as error:
-        part, setting = map(str, error.errors()[0]["loc"][:2])
-        stands: BaseModel = getattr(default, part)
-        given = parts[part][setting]
-        shown = "nothing" if given in (None, "") else repr(given)
-        raise UserError(
-            f"setting {setting} takes {_takes(stands.model_json_schema()['properties'][setting])}, not {shown}; "
-            f"this stage has {json.dumps(getattr(stands, setting))}"
-        ) from None
-
-
-_KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
-_BOUNDS = {"exclusiveMinimum": "above", "minimum": "of at least"}
-
-
-def _takes(schema: dict[str, Any]) -> str:
-    """In words, what a field of this JSON schema may be."""
-    if "anyOf" in schema:
-        return " or ".join(map(_takes, schema["anyOf"]))
-    if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
-    if "prefixItems" in schema:
-        return f"a list of {len(schema['prefixItems'])}, each {_takes(schema['prefixItems'][0])}"
-    bounds = [f"{words} {schema[name]:g}" for name, words in _BOUNDS.items() if name in schema]
-    return " ".join([_KINDS[schema["type"]], *bounds])
+        parts[part_of[setting]] = changed(parts[part_of[setting]], {setting: value}, "this stage has")
+    return default.model_copy(update=parts)
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, Any]:

@@ -13,12 +13,10 @@ then lie in the space of the tower's features, as a language model's do after it
 import argparse
 import json
 import random
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import load
 
 from ..data.families import generate_page
@@ -29,7 +27,9 @@ from ..models.device import device_name, resolve_device
 from ..models.processor import load_processor
 from ..models.shipped import SHIPPED, TEACHER
 from ..models.shipped_models import shipped_bytes, shipped_config
+from ..printing import PlainConsole
 from ..records import RunFolder, RunSpec, atomic_write, package_path
+from ..scratch import ScratchFolder
 from .batch import AnswerLoss
 from .features import PageSetSpec, features_of, load_page_set
 from .loop import TrainArguments, train
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=package_path(*SHIPPED[TEACHER]).parent)
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
-    console = Console(soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     model, processor = new_model(shipped_config(TEACHER), given.seed), load_processor()
     spec = PageSetSpec(weights=FAMILIES, pages=given.train_pages)
     pages = load_page_set(spec, model, processor, given.cache, workers=given.workers, device=device)
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     order = pages.order(given.seed, given.batch_size)
     run = RunSpec(kind="train", arguments=training.model_dump(mode="json"))
-    with tempfile.TemporaryDirectory() as scratch, RunFolder(Path(scratch), run) as folder:
+    with ScratchFolder() as scratch, RunFolder(scratch, run) as folder:
         result = train(
             AnswerLoss(model),
             lambda step: pages.batches(order(step), training.length_groups),

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -42,6 +41,7 @@ from ..data.glyphs import (
 from ..data.pages import Page
 from ..data.shapes import COLOURS, SHAPES
 from ..models.device import device_name, resolve_device
+from ..printing import PlainConsole
 from ..records import atomic_write, package_path
 from .reading import TOWER, Reader, patches_of, reading_loss
 
@@ -66,7 +66,7 @@ class CanvasBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train(
-    steps: int, *, device: str, seed: int, workers: int, batch_size: int, peak_rate: float, console: Console
+    steps: int, *, device: str, seed: int, workers: int, batch_size: int, peak_rate: float, console: PlainConsole
 ) -> Reader:
     """Train a reader on fresh canvases; on a CPU the weights are a function of the arguments alone."""
     with torch.random.fork_rng():
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=package_path("models", "assets", "vision_tower"))
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
-    console = Console(soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     start = time.perf_counter()
     reader = train(
         given.steps, device=device, seed=given.seed, workers=given.workers, batch_size=given.batch_size,

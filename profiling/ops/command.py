@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from ...errors import UserError, unknown_name
 from ...files import check_out
 from ...models.device import device_name, resolve_device
 from ...models.registry import canonical_name, get_mixer, mixer_names
+from ...printing import PlainConsole
 from ...records import Record, RunSpec, environment, ship_records
 from ..ceilings import measure_ceilings
 from ..environment import device_state, warnings_of
@@ -88,7 +88,7 @@ def bench_ops_command(
     with_attention = mixers is None or scopes is not None
     compared = min(shape.compared, tokens[-1])
     tokens = sorted({*tokens, compared})
-    progress = Console(stderr=True)
+    progress = PlainConsole(stderr=True)
 
     notes = device_state(device)
     asked = {

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ...models.device import device_name
+from ...printing import PlainConsole
 from ..ceilings import Ceilings
 from .geometry import B, Geometry
 from .measure import YARDSTICKS, Timing, growth_exponents, speed_ratios
@@ -26,7 +26,7 @@ def show(
     timings: Sequence[Timing], geometry: Geometry, ceilings: Ceilings, device: str, remarks: Sequence[str]
 ) -> None:
     """Print a table a scope, one of growth, and what must be said beside them."""
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         # What goes to a file or a pipe need not be folded to a screen.
         console.width = WIDTH
@@ -44,7 +44,7 @@ def show(
     if growth:
         console.print(_growth(timings, growth))
     for remark in remarks:
-        console.print(f"note: {remark}", markup=False)
+        console.print(f"note: {remark}")
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from infinitevl_bench import scratch
 from infinitevl_bench.ablations import run
 from infinitevl_bench.ablations.command import ablate_command
 from infinitevl_bench.ablations.run import run_grid
@@ -82,8 +83,8 @@ def is_free(folder: RunFolder) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
-    """An uninterrupted grid: its folder of runs and its records."""
-    runs = tmp_path_factory.mktemp("whole")
+    """An uninterrupted grid: its folder of runs, whose name a careless console would read as markup; its records."""
+    runs = tmp_path_factory.mktemp("whole") / "[/]runs"
     return runs, ablate_command(**OPTIONS, runs=runs)
 
 
@@ -145,10 +146,8 @@ def test_finished_cells_are_shown_and_not_run_again(
     runs, records = whole
     assert ablate_command(**OPTIONS, runs=runs) == records
     shown = capsys.readouterr().out
-    assert all(
-        words in shown
-        for words in ("gla SL seed 0 scratch", "linear_attention SL seed 0 scratch", "baseline:", str(runs))
-    )
+    assert f"runs in {runs};" in shown
+    assert all(words in shown for words in ("gla SL seed 0 scratch", "linear_attention SL seed 0 scratch", "baseline:"))
 
 
 def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
@@ -157,13 +156,20 @@ def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
     folders = [RunFolder(tmp_path, spec) for spec in cells()]
     first = folders[0].path
     command = [sys.executable, "-c", GRID_IN_A_PROCESS, json.dumps(OPTIONS), str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    common = tmp_path / "temporary"
+    common.mkdir()
+    environment = os.environ | {"TMPDIR": str(common)}
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         wait_until(lambda: len(rows_of(first)) >= 2, "training")
     finally:
         parent.kill()
         parent.wait()
     wait_until(lambda: all(is_free(folder) for folder in folders), "the end of the workers")
+    # What it kept for its workers is known as its own, and nobody's any more.
+    assert any(folder.name.startswith(scratch.PREFIX) for folder in common.iterdir())
+    scratch._sweep.__wrapped__(common)
+    assert not [folder for folder in common.iterdir() if folder.name.startswith(scratch.PREFIX)]
     assert (first / "checkpoint.safetensors").is_file()
     assert not folders[1].finished
     again = ablate_command(**OPTIONS, runs=tmp_path)

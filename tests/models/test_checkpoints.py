@@ -379,3 +379,17 @@ def test_an_export_is_whole_has_a_card_and_never_replaces(
         save_infinite_vl(make_model("SLLL", mixer="gla"), None, tmp_path / "new", "")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("fault", [NameError("name 'widht' is not defined"), ImportError("no triton"), MemoryError()])
+def test_a_fault_of_ours_is_not_taken_for_a_damaged_file(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_model: Callable[..., Any]
+) -> None:
+    def fails(config: object) -> None:
+        raise fault
+
+    make_model("SL").save_pretrained(tmp_path)
+    assert loading.open_checkpoint(tmp_path).tensors
+    monkeypatch.setattr(loading, "expected_shapes", fails)
+    with pytest.raises(type(fault)):
+        loading.open_checkpoint(tmp_path)

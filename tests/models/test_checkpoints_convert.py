@@ -43,10 +43,11 @@ def test_a_student_inherits_all_but_its_mixers(mixer: str, teacher: Path, tmp_pa
 
 
 def test_the_published_format_goes_both_ways(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    released = tmp_path / "[/]released"
     convert_command(str(teacher), tmp_path / "student", **ASKED | {"pattern": "SLLL"})
-    convert_command(str(tmp_path / "student"), tmp_path / "released", **ASKED | {"to": "infinitevl"})
-    convert_command(str(tmp_path / "released"), tmp_path / "back", **ASKED)
-    body = json.loads((tmp_path / "released" / "config.json").read_text())
+    convert_command(str(tmp_path / "student"), released, **ASKED | {"to": "infinitevl"})
+    convert_command(str(released), tmp_path / "back", **ASKED)
+    body = json.loads((released / "config.json").read_text())
     assert body["text_config"]["sliding_window"] == 8192
     assert body["text_config"]["layer_types"].count("linear_attention") == 6
     assert body["torch_dtype"] == "bfloat16"
@@ -57,7 +58,7 @@ def test_the_published_format_goes_both_ways(teacher: Path, tmp_path: Path, caps
     assert all(torch.equal(tensor, last.state_dict()[name]) for name, tensor in first.state_dict().items())
     size = load_processor(str(tmp_path / "back")).image_processor.size
     assert (size["shortest_edge"], size["longest_edge"]) == PIXEL_LIMITS
-    assert "8 layers, SLLL with gated_deltanet" in capsys.readouterr().out
+    assert f"wrote {released}: 8 layers, SLLL with gated_deltanet\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

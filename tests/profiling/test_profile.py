@@ -253,6 +253,7 @@ def test_no_speed_of_a_stream_that_forgets(tmp_path: Path, monkeypatch: pytest.M
         ("decode", {"device": "gpu"}, "use auto, cpu or cuda"),
         ("prefill", {"chunk": 1}, "use --chunk 2 or more"),
         ("stream", {"frame_size": 450}, "use --frame-size 448 or 476"),
+        ("stream", {"frame_size": 0}, "use --frame-size 28"),
         ("stream", {"frame_size": 13}, "use --frame-size 28 or 56"),
         ("stream", {"batch": 2}, "leave --batch out"),
     ],

@@ -47,8 +47,8 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All four stages, each from what the one before has left."""
-    runs = tmp_path_factory.mktemp("runs")
+    """All four stages, each from what the one before has left, in a folder that reads as a console's markup."""
+    runs = tmp_path_factory.mktemp("runs") / "[/]runs"
     layers = train("distill-layers", runs, mixer="gla", ratio="1/2")
     logits = train("distill-logits", runs, model=str(layers))
     sft = train("sft", runs, model=str(logits))
@@ -128,8 +128,9 @@ def test_lengths_are_reported_before_the_first_step_and_broken_samples_listed(
     rows = [good | {"images": ["a.png"]}, good | {"images": []}, good | {"images": ["a.png"]}]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     source = f"{tmp_path / 'data.jsonl'}=3"
-    run = train("sft", tmp_path / "runs", data=[source, "pages:shapes:4=1"])
+    run = train("sft", tmp_path / "[/]runs", data=[source, "pages:shapes:4=1"])
     said = capsys.readouterr().out
+    assert f"the model is in {run}\n" in said
     assert said.index("75.0 %") < said.index("step 1/2")
     assert "data.jsonl, line 2: 1 <image> marks for 0 images" in (run / "broken.jsonl").read_text()
 
@@ -149,8 +150,16 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"changes": ["warmupp=1"]}, "did you mean warmup"),
     ("distill-layers", {"changes": ["warmup"]}, "name=value"),
     ("distill-layers", {"changes": ["clip=-1"]}, r"clip takes a number above 0, not -1; this stage has 1\.0"),
-    ("long-sft", {"changes": ["rank="]}, "rank takes a whole number above 0, not nothing; this stage has 64"),
-    ("sft", {"changes": ["betas=[0.9]"]}, r"betas takes a list of 2, each a number, not \[0\.9\]; this stage has"),
+    (
+        "long-sft",
+        {"changes": ["rank="]},
+        "rank takes a whole number above 0 and at most 1,000,000,000, not nothing; this stage has 64",
+    ),
+    (
+        "sft",
+        {"changes": ["betas=[0.9]"]},
+        r"betas takes a list of 2, each a number of at least 0 and below 1, not \[0\.9\]; this stage has",
+    ),
     ("sft", {"changes": ["precision=fp8"]}, "precision takes one of no, tf32, bf16, pure_bf16, not 'fp8'"),
     ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "takes a number above 0 or null, not 'often'"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
