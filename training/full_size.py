@@ -108,12 +108,20 @@ def stage_flops(stage: str, student: Any, teacher: Any, context: int, visual: in
 
 
 def generated_sample(config: HybridVLConfig, context: int, side: int, seed: int) -> dict[str, Tensor]:
-    """A sequence of random text behind random pictures of ``side`` pixels, which make up half of it."""
+    """A sequence of random text behind random pictures of ``side`` pixels, which make up half of it.
+
+    Raises:
+        UserError: if half of the context is less than a picture.
+    """
     generator = torch.Generator().manual_seed(seed)
     vision, text = config.vision_config, config.text_config
     patches = side // vision.patch_size
     tokens = (patches // vision.spatial_merge_size) ** 2
     pictures = context // 2 // (tokens + 2)
+    if pictures == 0:
+        raise UserError(
+            f"half of {context} tokens holds no picture of {side} pixels; use --context {2 * (tokens + 2)} or more"
+        )
     picture = [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
     ordinary = min(text.bos_token_id, config.image_token_id, config.vision_start_token_id)
     words = torch.randint(0, ordinary, (context - pictures * len(picture),), generator=generator)

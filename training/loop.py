@@ -157,6 +157,9 @@ def train(
         names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
         enable = next(getattr(objective.model, name) for name in names if hasattr(objective.model, name))
         enable({"use_reentrant": False})
+        # It makes embeddings ask for a gradient, which only reentrant checkpoints need. Those of a frozen vision tower
+        # would too, and the tower would then be run again and differentiated in every step, for nothing.
+        objective.model.disable_input_require_grads()
     set_precision(objective, arguments.precision)
     objective.to(accelerator.device)
     groups = parameter_groups(objective, arguments.weight_decay)

@@ -18,6 +18,8 @@ LIBRARIES = ("fla", "mamba_ssm")
 
 COMPARED: dict[str, frozenset[str]] = {
     "gated_delta_rule": frozenset({"fla"}),
+    "selective_state_space": frozenset({"mamba_ssm"}),
+    "selective_scan": frozenset({"mamba_ssm"}),
 }
 """Recurrence → the libraries whose kernel was compared with its definition on a GPU, outputs and gradients (``pytest -m
 gpu tests/models``); `auto` takes no other."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from infinitevl_bench.errors import UserError
+from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.records import read_records
 from infinitevl_bench.training.batch import AnswerLoss
 from infinitevl_bench.training.full_size import generated_sample, main, stage_flops
@@ -31,6 +33,12 @@ def test_half_of_a_sequence_is_pictures_and_none_of_the_text_is(make_model: Call
     assert visual * 4 == len(sample["pixel_values"]) == int(sample["image_grid_thw"].prod(dim=1).sum())
     batch = pack_samples([sample], model.model.get_rope_index)
     assert AnswerLoss(model)(*batch).isfinite()
+
+
+def test_a_context_that_holds_no_picture_is_refused() -> None:
+    with pytest.raises(UserError, match="use --context 516 or more"):
+        generated_sample(get_preset("tiny"), 512, 448, seed=0)
+    assert len(generated_sample(get_preset("tiny"), 516, 448, seed=0)["image_grid_thw"]) == 1
 
 
 def test_the_operations_are_those_that_torch_counts(make_model: Callable[..., Any]) -> None:
@@ -67,7 +75,7 @@ def test_a_line_a_stage_is_printed_and_its_records_written(tmp_path: Path, capsy
 
 @pytest.mark.gpu
 def test_bfloat16_trains_on_an_accelerator() -> None:
-    options = ["--preset", "small", "--context", "512", "--steps", "4", "--device", "cuda"]
+    options = ["--preset", "small", "--context", "1024", "--steps", "4", "--device", "cuda"]
     for precision in ("bf16", "pure_bf16"):
         for record in main([*options, "--precision", precision]):
             losses = [float(one) for one in str(record.extra["losses"]).split()]

@@ -1,13 +1,18 @@
 """What trains in the second and third stage, for every mixer, and that merged updates change nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.registry import mixer_names
+from infinitevl_bench.records import RunFolder, RunSpec
 from infinitevl_bench.training.batch import AnswerLoss, Batch, hidden_states
+from infinitevl_bench.training.full_size import generated_sample
+from infinitevl_bench.training.loop import TrainArguments, train
+from infinitevl_bench.training.packed import pack_samples
 from infinitevl_bench.training.sft import LoraArguments, add_lora, lora_targets, merge_lora, train_decoder
 
 
@@ -21,6 +26,28 @@ def test_stage_two_freezes_vision_encoder_and_head(
     assert {name for name, _ in model.named_parameters() if ".layers." in name} <= moved
     assert not any("visual" in name or "lm_head" in name or "embed_tokens" in name for name in moved)
     assert "model.language_model.norm.weight" in moved
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_under_checkpointing_the_frozen_tower_is_run_once(
+    with_lora: bool, make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = make_model("SL")
+    if with_lora:
+        add_lora(model, LoraArguments(rank=4, alpha=8), seed=0)
+    else:
+        train_decoder(model)
+    batch = pack_samples([generated_sample(model.config, 64, 56, seed=0)], model.model.get_rope_index)
+    runs = {"tower": 0, "layer": 0}
+    seen = {"tower": model.model.visual.blocks[0].norm1, "layer": model.model.language_model.layers[0].input_layernorm}
+    for name, module in seen.items():
+        module.register_forward_hook(lambda *_, name=name: runs.update({name: runs[name] + 1}))
+    arguments = TrainArguments(steps=1, batch_size=1, gradient_checkpointing=True)
+    with RunFolder(tmp_path, RunSpec(kind="train", arguments={})) as folder:
+        result = train(AnswerLoss(model), lambda step: [batch], arguments, folder, "generated")
+    assert result.status == "ok"
+    # What trains is computed again in the backward pass; what does not has none.
+    assert runs == {"tower": 1, "layer": 2}
 
 
 @pytest.mark.parametrize("mixer", mixer_names())
