@@ -13,7 +13,8 @@ from .estimates import Estimate, estimate, extra_text, group, scale_rank, swa_ra
 
 MIXER_NAMES = {
     "linear_attention": "Linear attention", "mamba2": "Mamba-2", "gla": "GLA", "gated_deltanet": "Gated DeltaNet",
-    "none": "No linear mixer",
+    "none": "No linear mixer", "deltanet": "DeltaNet", "kimi_delta_attention": "Kimi Delta Attention",
+    "retnet": "RetNet", "hgrn2": "HGRN-2", "mamba1": "Mamba-1", "identity": "Identity",
 }  # fmt: skip
 VARIANT_NAMES = {"conv_size=0": "no convolution", "conv_size=4, gate=True, norm=True": "convolution, norm, gate"}
 BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
@@ -109,12 +110,12 @@ def arm_of(record: Record) -> Arm:
 
 
 def trained_name(record: Record) -> str:
-    """What a record of videos calls its model: the model, and the arm where it is one of a study."""
+    """What a record of videos calls its model: its name, or of a study the arm and the scale."""
     if record.pattern is None:
         return record.model
     arm = arm_of(record)
     pattern = "" if arm.pattern in CONTROL_PATTERNS else f" {arm.pattern}"
-    return f"{record.model}, {arm.label}{pattern}"
+    return f"{arm.label}{pattern}, {f'scale {record.scale}' if record.scale else record.model}"
 
 
 def ablation_records(records: Sequence[Record]) -> list[Record]:

@@ -5,6 +5,7 @@ that differ in scale, split, recipe or steps are no rows of one table, and stand
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from .ablation_cells import (
     Arm,
     Block,
     ablation_records,
+    arm_of,
     blocks_of,
 )
 from .artifacts import Artifact, Missing, describe
@@ -66,18 +68,20 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
     )
 
 
+RATIO_MIXER = "gated_deltanet"
+"""The mixer whose ratios the paper's table shows."""
+
+FEWEST_RATIOS = 3
+"""Ratios at which another mixer, as its name stands for it, has a table of its own."""
+
+
 def ratio_table(records: Sequence[Record]) -> Artifact:
-    """Table 4: the share of sliding-window layers, with Gated DeltaNet in the others."""
+    """Table 4: the share of sliding-window layers, with Gated DeltaNet in the others, and with other mixers below."""
     from .ablation_figures import ratio_figure
 
-    cells = [
-        r
-        for r in ablation_records(records)
-        if r.pattern is not None
-        and swa_ratio(r.pattern) is not None
-        and (r.mixer == "gated_deltanet" or r.pattern == "S")
-    ]
-    blocks = [block for block in blocks_of(cells) if any(arm.pattern != "S" for arm in block.arms())]
+    cells = [r for r in ablation_records(records) if r.pattern is not None and swa_ratio(r.pattern) is not None]
+    blocks = _ratio_blocks(cells, RATIO_MIXER)
+    several = [block for block in blocks if len({arm.ratio for arm in block.arms()}) > 1]
 
     def place(arm: Arm) -> tuple[object, ...]:
         return arm.ratio, arm
@@ -100,17 +104,31 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
     )
     if not tables:
         tables = (_orderings_table("Sliding-window ratio", RATIO_ORDERING),)
-    drawable = [block for block in blocks if len({arm.ratio for arm in block.arms()}) > 1]
+    others = []
+    for mixer in sorted({r.mixer for r in cells if r.mixer} - {RATIO_MIXER, "none"}):
+        own = [r for r in cells if r.mixer == mixer and not arm_of(r).variant]
+        for block in _ratio_blocks(own, mixer):
+            if len({arm.ratio for arm in block.arms()}) >= FEWEST_RATIOS:
+                others.append(block)
+                named = f"{MIXER_NAMES.get(mixer, mixer)} in the other layers"
+                own_tables = _block_tables("Sliding-window ratio", block, place, label, lambda arm: NOTHING)
+                tables += tuple(replace(table, title=f"{table.title}, {named}") for table in own_tables)
     return Artifact(
         name="table4",
         label="Table 4",
         title="Table 4 · Share of sliding-window layers, with Gated DeltaNet",
-        caption=_caption(blocks),
+        caption=_caption([*blocks, *others]),
         tables=tables,
-        figure=(lambda theme: ratio_figure(drawable[0], theme)) if drawable else None,
+        figure=(lambda theme: ratio_figure(several[0], theme)) if several else None,
         missing=tuple(absent),
-        runs=run_ids(record for block in blocks for record in block.records),
+        runs=run_ids(record for block in [*blocks, *others] for record in block.records),
     )
+
+
+def _ratio_blocks(cells: Sequence[Record], mixer: str) -> list[Block]:
+    """Comparable cells of a mixer and of the window alone, which has no mixer."""
+    found = blocks_of([r for r in cells if r.mixer == mixer or r.pattern == "S"])
+    return [block for block in found if any(arm.pattern != "S" for arm in block.arms())]
 
 
 def _block_tables(

@@ -33,8 +33,8 @@ ARTIFACTS: dict[str, str] = {
     "floors": "efficiency_floors:floors",
     "ops": "speed_tables:ops",
     "full_size": "speed_tables:full_size",
-    "fig_frames": "curves:frame_scaling",
-    "depth_frames": "recall:depth_frames",
+    "fig_frames": "frames:frame_scaling",
+    "depth_frames": "frames:depth_frames",
 }
 
 

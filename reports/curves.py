@@ -1,4 +1,4 @@
-"""Learning curves of the trained cells, and accuracy against the number of frames."""
+"""Learning curves of the trained cells."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Arm, arm_of, trained_name
+from .ablation_cells import Arm, arm_of
 from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
-from .figures import Theme, colour_of, end_label, new_figure, spread
+from .figures import Theme, new_figure
 from .tables import Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FRAME_BENCHMARKS = ("Video-MME", "LongVideoBench")
-FRAME_STUDY = "infinitevl-bench ablate --study frame_scaling --scale small"
-FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
 
 
 def learning_curves(records: Sequence[Record]) -> Artifact:
@@ -118,101 +114,4 @@ def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
     for panel in axes[len(patterns) :]:
         panel.set_visible(False)
     key_below(figure, lines.values())
-    return figure
-
-
-def frame_scaling(records: Sequence[Record]) -> Artifact:
-    """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
-    points = unique(
-        r
-        for r in records
-        if r.metric == "score"
-        and r.frames is not None
-        and r.benchmark
-        and r.source == "measured"
-        # Scores of one depth are a part of the others.
-        and "depth" not in r.extra
-    )
-    series = group(
-        points,
-        lambda r: (r.benchmark or "", r.split or "", trained_name(r), extra_text(r, "stage") or "", r.scale or ""),
-    )
-    columns = (
-        Column("Benchmark", numeric=False),
-        Column("Model", numeric=False),
-        Column("Training", numeric=False),
-        Column("Frames"),
-        Column("Score", "%"),
-    )
-    rows = []
-    for key in sorted(series):
-        benchmark, split, model, stage, scale = key
-        for frames, same in sorted(group(series[key], lambda r: r.frames or 0).items()):
-            cells = (
-                text_cell(f"{benchmark} ({split})"),
-                text_cell(model),
-                text_cell(stage),
-                count_cell(frames),
-                estimate_cell(estimate(same)),
-            )
-            device = ", ".join(sorted({record.device or "" for record in same}))
-            rows.append(Row(cells, "measured", run_ids(same), (("scale", scale), ("split", split), ("device", device))))
-    absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
-    missing = (
-        Missing(
-            f"{' and '.join(FRAME_BENCHMARKS)}, with and without stage 3, at {', '.join(map(str, absent))} frames",
-            FRAME_STUDY,
-        ),
-    )
-    return Artifact(
-        name="fig_frames",
-        label="Frames",
-        title="Accuracy against frames, with and without long-sequence training",
-        caption=(
-            "Published as a direction only: with stage 3 the score holds or rises past 32 frames, without it it falls. "
-            + (describe(points) or "Nothing has been measured yet.")
-        ),
-        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
-        figure=(lambda theme: _frame_figure(points, theme)) if rows else None,
-        missing=missing if absent else (),
-        runs=run_ids(points),
-    )
-
-
-def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
-    """A panel a benchmark and model, a line a stage: what a stage does to one model is what is asked."""
-    panels = group(
-        sorted(points, key=lambda r: (r.benchmark or "", r.split or "", trained_name(r))),
-        lambda r: (r.benchmark, r.split, trained_name(r)),
-    )
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(2.6 * rows + 0.6, columns, rows, sharey=True)
-    stages = sorted({extra_text(r, "stage") or "" for r in points})
-    for axis, ((benchmark, split, name), here) in zip(axes, panels.items(), strict=False):
-        lines = group(here, lambda r: extra_text(r, "stage") or "")
-        ends = []
-        for stage in sorted(lines):
-            colour = colour_of(stage, theme, stages)
-            line = sorted(
-                (frames, estimate(same)) for frames, same in group(lines[stage], lambda r: r.frames or 0).items()
-            )
-            axis.plot([x for x, _ in line], [one.value for _, one in line], "o-", color=colour)
-            for x, one in line:
-                if one.low is not None and one.high is not None:
-                    axis.vlines(x, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
-            ends.append((line[-1][0], line[-1][1].value, stage or name, colour))
-        axis.set_xscale("log", base=2)
-        counts = sorted({record.frames or 0 for record in here})
-        axis.set_xticks(counts, [str(count) for count in counts])
-        axis.minorticks_off()
-        axis.set_xlim(counts[0] * 0.8, counts[-1] * 3)
-        low, high = axis.get_ylim()
-        heights = spread([y for _, y, _, _ in ends], (high - low) * 0.07)
-        for (x, _, label, colour), height in zip(ends, heights, strict=True):
-            end_label(axis, x, height, label, colour)
-        axis.set_title(f"{benchmark} ({split}), %\n{name}")
-        axis.set_xlabel("frames")
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
     return figure

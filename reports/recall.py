@@ -1,18 +1,15 @@
-"""What the paper does not show: score against difficulty, against the state's size, and by depth and frames.
+"""What the paper does not show: score against difficulty, and against the state's size.
 
-All three are of measured scores on one split and scale at a time; none has a published side.
+Both are of measured scores on one split and scale at a time; neither has a published side.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..records import Record
-from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of, trained_name
+from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of
 from .arm_lines import ArmLine, arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
-from .curves import FRAME_STUDY
 from .estimates import estimate, extra_text, group, run_ids, unique
 from .figures import Theme, new_figure
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
@@ -90,34 +87,6 @@ def _state_rows(block: Block) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def depth_frames(records: Sequence[Record]) -> Artifact:
-    """Score by the number of frames and by where in the video the answer stands (``extra["depth"]``, 0 to 1)."""
-    found = [r for r in _scores(records) if r.frames is not None and _depth(r) is not None]
-    panels = group(sorted(found, key=_panel), _panel)
-    rows = []
-    for key in panels:
-        cells_of = group(panels[key], lambda r: (r.frames or 0, _depth(r) or 0.0))
-        for (frames, depth), same in sorted(cells_of.items()):
-            names = (f"{key[0]} ({key[3]})", *key[1:3])
-            where = (count_cell(frames), text_cell(f"{depth:.0%}"))
-            cells = (*map(text_cell, names), *where, estimate_cell(estimate(same)))
-            rows.append(_row(cells, same))
-    columns = (
-        *_names("Benchmark", "Model", "Training"), Column("Frames"), Column("Depth", numeric=False),
-        Column("Score", "%"),
-    )  # fmt: skip
-    return Artifact(
-        name="depth_frames",
-        label="Depth and frames",
-        title="Score by number of frames and depth of the answer",
-        caption=_caption("Depth is where in the video the answer stands: 0 % is its start.", found),
-        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
-        figure=(lambda theme: _heat_map(panels, theme)) if rows else None,
-        missing=() if rows else (Missing("Scores by depth of the answer", FRAME_STUDY),),
-        runs=run_ids(found),
-    )
-
-
 def _scores(records: Sequence[Record], *metrics: str) -> list[Record]:
     wanted = {"score", *metrics}
     return unique(r for r in records if r.source == "measured" and r.metric in wanted and r.benchmark)
@@ -129,15 +98,6 @@ def _series(record: Record) -> SeriesKey:
 
 def _levels(records: Sequence[Record]) -> dict[int, list[Record]]:
     return group(records, lambda r: int(float(extra_text(r, "level") or 0)))
-
-
-def _depth(record: Record) -> float | None:
-    value = record.extra.get("depth")
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _panel(record: Record) -> tuple[str, str, str, str]:
-    return record.benchmark or "", trained_name(record), extra_text(record, "stage") or "", record.split or ""
 
 
 def _row(cells: tuple[object, ...], same: Sequence[Record]) -> Row:
@@ -211,34 +171,4 @@ def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
     for panel in axes[len(benchmarks) :]:
         panel.set_visible(False)
     key_below(figure, lines.values())
-    return figure
-
-
-def _heat_map(panels: dict[tuple[str, str, str, str], list[Record]], theme: Theme) -> "Figure":
-    # Three stages of an arm stand side by side.
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(2.8 * rows, columns, rows)
-    for axis, (key, here) in zip(axes, panels.items(), strict=False):
-        frames = sorted({r.frames or 0 for r in here})
-        depths = sorted({_depth(r) or 0.0 for r in here})
-        cells = group(here, lambda r: (r.frames or 0, _depth(r) or 0.0))
-        values = np.full((len(depths), len(frames)), np.nan)
-        for (count, depth), same in cells.items():
-            values[depths.index(depth), frames.index(count)] = estimate(same).value
-        # cividis is read alike by all eyes, and stays in order when printed in grey.
-        axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                ink = "#FFFFFF" if value < 55 else "#1B1F24"
-                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color=ink)
-        axis.set_xticks(range(len(frames)), [str(count) for count in frames])
-        axis.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-        axis.grid(visible=False)
-        axis.set_xlabel("frames")
-        axis.set_ylabel("depth of the answer")
-        benchmark, name, stage, split = key
-        axis.set_title(f"{benchmark} ({split}), %\n{name} {stage}".rstrip(), fontsize=7)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
     return figure

@@ -113,6 +113,19 @@ def test_ratio_table_reads_ratios_off_patterns(make: SimpleNamespace) -> None:
     assert made("table4", cells[:6]).figure is None
 
 
+def test_other_mixers_have_ratio_tables_of_their_own(make: SimpleNamespace) -> None:
+    ours = {("gated_deltanet", pattern): [50.0, 51.0] for pattern in ("L", "SLLL")}
+    theirs = {("gla", pattern): [40.0, 41.0] for pattern in ("L", "SLLL", "SL")}
+    artifact = made("table4", make.cells(ours | theirs))
+    first, second = (table for table in artifact.tables if "Seeds that learnt" not in table.title)
+    assert second.title == f"{first.title}, GLA in the other layers"
+    assert [row.cells[0].text for row in second.rows if row.kind == "measured"] == ["0", "1/4", "1/2"]
+    assert {row.cells[-1].text for row in second.rows} == {NOTHING}
+    # At two ratios it compares too little to stand here.
+    few = made("table4", make.cells(ours | {key: theirs[key] for key in list(theirs)[:2]}))
+    assert not any("GLA" in table.title for table in few.tables)
+
+
 def test_an_official_score_needs_the_very_data_set(make: SimpleNamespace) -> None:
     artifact = made(
         "table2",

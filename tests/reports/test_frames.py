@@ -7,6 +7,7 @@ from infinitevl_bench.records import Record
 from infinitevl_bench.reports.artifacts import make_artifact
 from infinitevl_bench.reports.claims import judge
 from infinitevl_bench.reports.figures import render
+from infinitevl_bench.reports.tables import NOTHING
 
 STAGES = {"short": (90.0, 60.0), "long": (91.0, 90.0), "control": (92.0, 65.0)}
 DEPTHS = (0.0, 0.5, 1.0)
@@ -71,12 +72,23 @@ def test_the_table_of_frames_has_a_row_an_arm_and_stage_and_no_depths(make: Simp
     records = study(make, **HYBRID) + of_run(study(make, -10.0, **FULL), "full")
     artifact = make_artifact("fig_frames", records)
     (table,) = artifact.tables
+    assert [column.title for column in table.columns][2:] == ["Training", "32 frames", "1,024 frames"]
     rows = [tuple(cell.text for cell in row.cells) for row in table.rows]
-    assert len(rows) == 2 * 3 * 2
-    assert ("tiny, Gated DeltaNet SLLL", "short", "1,024") in {row[1:4] for row in rows}
-    values = {row[1:4]: row[4] for row in rows}
-    assert values["tiny, Gated DeltaNet SLLL", "short", "1,024"].startswith("60.0")
-    assert values["tiny, Full attention", "long", "32"].startswith("81.0")
+    arms = ["Full attention, scale small"] * 3 + ["Gated DeltaNet SLLL, scale small"] * 3
+    assert [row[1:3] for row in rows] == list(zip(arms, ["short", "long", "control"] * 2, strict=True))
+    values = {row[1:3]: row[3:] for row in rows}
+    assert values["Gated DeltaNet SLLL, scale small", "short"][1].startswith("60.0")
+    assert values["Full attention, scale small", "long"][0].startswith("81.0")
+    assert artifact.figure is not None
+    assert render(artifact.figure, "png")
+
+
+def test_what_was_not_asked_has_no_figure_in_its_place(make: SimpleNamespace) -> None:
+    records = [r for r in study(make, **HYBRID) if (r.extra["stage"], r.frames) != ("long", 1024)]
+    artifact = make_artifact("fig_frames", records)
+    rows = {row.cells[2].text: row.cells for row in artifact.tables[0].rows}
+    assert rows["long"][4].text == NOTHING
+    assert rows["long"][4].value is None
     assert artifact.figure is not None
     assert render(artifact.figure, "png")
 
@@ -86,9 +98,9 @@ def test_the_heat_map_has_a_panel_an_arm_and_stage(make: SimpleNamespace) -> Non
     artifact = make_artifact("depth_frames", records)
     (table,) = artifact.tables
     rows = [tuple(cell.text for cell in row.cells) for row in table.rows]
-    assert len(rows) == 2 * 3 * 2 * len(DEPTHS)
-    values = {row[1:5]: row[5] for row in rows}
-    assert values["tiny, Gated DeltaNet SLLL", "short", "32", "0%"].startswith("85.0")
-    assert values["tiny, Gated DeltaNet SLLL", "short", "32", "100%"].startswith("95.0")
+    assert len(rows) == 2 * 3 * len(DEPTHS)
+    values = {row[1:4]: row[4:] for row in rows}
+    assert values["Gated DeltaNet SLLL, scale small", "short", "0%"][0].startswith("85.0")
+    assert values["Gated DeltaNet SLLL, scale small", "short", "100%"][0].startswith("95.0")
     assert artifact.figure is not None
     assert render(artifact.figure, "png")
