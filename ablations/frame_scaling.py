@@ -3,7 +3,8 @@
 Claim     C7, long-sequence training keeps accuracy from 32 to 1024 frames; without it accuracy falls
 Artifact  the figure of frames, and the heat map of depth and frames
 Command   infinitevl-bench ablate --study frame_scaling --scale small
-Cost      tiny: 9 minutes on two cores; small: not yet measured, about 0.7 G tokens in training and testing
+Cost      tiny: 9 minutes on two cores; small: 23 minutes of one H200 for all 60 cells, on which 49 cells of other
+          studies and tests ran meanwhile, and a second H200 in the last three of them
 
 Every arm inherits all but its mixers from the shipped teacher, as the paper's students do from Qwen2.5-VL: it can read
 from the start. It is trained on videos of at most 32 frames (stage `short`). From there it is tuned on videos of up to
