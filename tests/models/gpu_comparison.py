@@ -1,6 +1,8 @@
 """A backend's forms of some recurrences against the definition on a GPU, as a program: one JSON line a result.
 
-    python gpu_comparison.py BACKEND RECURRENCE [RECURRENCE …]
+    python gpu_comparison.py BACKEND PART RECURRENCE [RECURRENCE …]
+
+A part is one shape and type, ``layers`` (every mixer of the recurrence) or ``all``.
 
 A process of its own, because a kernel that fails can leave the process's CUDA context unusable; lines are flushed as
 they come, so what was found before stays. `test_kernels_on_a_gpu` runs it and judges the lines.
@@ -9,7 +11,6 @@ they come, so what was found before stays. `test_kernels_on_a_gpu` runs it and j
 import json
 import sys
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 import torch
@@ -20,8 +21,14 @@ from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.models.registry import MIXERS, get_mixer
 from torch import Tensor
 
-# (K, V, dtypes): few shapes, since each is compiled anew.
-SHAPES = [(64, 64, (torch.bfloat16, torch.float16, torch.float32)), (128, 256, (torch.bfloat16,))]
+# Few shapes, since a kernel is compiled anew for each.
+CASES = {
+    f"{K}x{V}-{str(dtype).removeprefix('torch.')}": (K, V, dtype)
+    for K, V, dtypes in [(64, 64, (torch.bfloat16, torch.float16, torch.float32)), (128, 256, (torch.bfloat16,))]
+    for dtype in dtypes
+}
+LAYERS, ALL = "layers", "all"
+PARTS = [*CASES, LAYERS]
 LENGTHS = [1, 63, 1000]
 H = 2
 ENDS = [0, 1, 64, 300, 1000]
@@ -72,18 +79,17 @@ def _state_gradient(recurrence: Recurrence) -> bool:
     return all(kernel.state_gradient for kernel in recurrence.kernels.values())
 
 
-def compare(recurrence: Recurrence, backend: str) -> Iterator[Row]:
-    """The recurrence itself: every shape, type and length, gradients, hand-over and packing."""
-    for K, V, dtypes in SHAPES:
-        for dtype in dtypes:
-            for T in LENGTHS:
-                call = Call("cuda", dtype, T, K, V)
-                conditions = {"dtype": str(dtype).removeprefix("torch."), "T": T, "K": K, "V": V}
-                trouble = recurrence.trouble(backend, call)
-                if trouble is not None:
-                    yield conditions | {"what": "not taken", "reason": trouble}
-                    continue
-                yield from _compare_call(recurrence, backend, call, conditions)
+def compare(recurrence: Recurrence, backend: str, case: str) -> Iterator[Row]:
+    """The recurrence itself in one shape and type: every length, gradients, hand-over and packing."""
+    K, V, dtype = CASES[case]
+    for T in LENGTHS:
+        call = Call("cuda", dtype, T, K, V)
+        conditions = {"dtype": str(dtype).removeprefix("torch."), "T": T, "K": K, "V": V}
+        trouble = recurrence.trouble(backend, call)
+        if trouble is not None:
+            yield conditions | {"what": "not taken", "reason": trouble}
+            continue
+        yield from _compare_call(recurrence, backend, call, conditions)
 
 
 def _compare_call(recurrence: Recurrence, backend: str, call: Call, conditions: Row) -> Iterator[Row]:
@@ -164,7 +170,7 @@ def emit(row: Row) -> None:
 
 def main() -> None:
     """Print the device, then every result. Memory that is handed out unfilled holds NaN, so that reading it shows."""
-    backend, *names = sys.argv[1:]
+    backend, asked, *names = sys.argv[1:]
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     emit({"what": "device", "name": torch.cuda.get_device_name()})
@@ -174,8 +180,10 @@ def main() -> None:
             emit({"what": "not here", "reason": trouble})
             continue
         recurrence = next(r for n in MIXERS if (r := get_mixer(n).recurrence) is not None and r.name == name)
-        for row in chain(compare(recurrence, backend), compare_mixers(recurrence, backend)):
-            emit(row | {"recurrence": name})
+        for part in PARTS if asked == ALL else [asked]:
+            found = compare_mixers(recurrence, backend) if part == LAYERS else compare(recurrence, backend, part)
+            for row in found:
+                emit(row | {"recurrence": name})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Every kernel, and the chunked form, against the definition on a GPU: ``pytest -m gpu tests/models``.
 
-Each runs in a process of its own (`gpu_comparison`), so that one that crashes ends nothing but its own test. With
-``INFINITEVL_BENCH_GPU_RECORD`` set, every error is appended to that file as a record; a library may enter
-`ops.kernels.COMPARED` for a recurrence whose test passes.
+Each runs in a process of its own (`gpu_comparison`), so that one that crashes ends nothing but its own test, and a
+library's kernels are compiled side by side (``-n 16``), one shape and type a process. What was found before a process
+ran out of time stays. With ``INFINITEVL_BENCH_GPU_RECORD`` set, every error is appended to that file as a record; a
+library may enter `ops.kernels.COMPARED` for a recurrence whose tests pass.
 """
 
 import json
@@ -16,11 +17,14 @@ from typing import Any
 import pytest
 from infinitevl_bench.records import Record
 
+from .gpu_comparison import ALL, PARTS
 from .recurrences import KERNELS, RECURRENCES
 
 # Our own forms share a process: they cannot leave the device unusable.
-SUBJECTS = {"torch": ("torch", list(RECURRENCES))} | {
-    subject: (backend, [recurrence.name]) for subject, (recurrence, backend) in KERNELS.items()
+SUBJECTS = {"torch": ("torch", ALL, list(RECURRENCES))} | {
+    f"{subject}-{part}": (backend, part, [recurrence.name])
+    for subject, (recurrence, backend) in KERNELS.items()
+    for part in PARTS
 }
 SECONDS = 590
 
@@ -76,24 +80,31 @@ def judge(backend: str, output: str) -> tuple[list[Record], list[str], str | Non
     return records, wrong, skipped
 
 
+def compared(command: list[str], seconds: float) -> tuple[str, str | None]:
+    """What a program printed, and what ended it too early; None if nothing did."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as late:
+        printed = late.stdout or b""
+        return printed.decode() if isinstance(printed, bytes) else printed, f"not done in {seconds} seconds"
+    return done.stdout, done.stderr[-3000:] if done.returncode else None
+
+
 @pytest.mark.gpu
 @pytest.mark.timeout(SECONDS + 5)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_form_is_the_definition(subject: str) -> None:
-    backend, names = SUBJECTS[subject]
+    backend, part, names = SUBJECTS[subject]
     program = Path(__file__).with_name("gpu_comparison.py")
-    done = subprocess.run(
-        [sys.executable, str(program), backend, *names],
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
-    records, wrong, skipped = judge(backend, done.stdout)
+    output, trouble = compared([sys.executable, str(program), backend, part, *names], SECONDS)
+    records, wrong, skipped = judge(backend, output)
     target = os.environ.get("INFINITEVL_BENCH_GPU_RECORD")
     if target and records:
         lines = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
         # At once, so that tests side by side can share the file.
         with open(target, "ab", buffering=0) as file:
             file.write(lines.encode())
-    assert done.returncode == 0, f"after {len(records)} results: {done.stderr[-3000:]}"
+    assert trouble is None, f"after {len(records)} results: {trouble}"
     if skipped is not None:
         pytest.skip(skipped)
     assert records
@@ -129,3 +140,12 @@ def test_what_is_judged() -> None:
     assert records[0].device == "GPU"
     assert records[-1].mixer == "gla"
     assert judge("mamba_ssm", '{"what": "not here", "reason": "no"}') == ([], [], "no")
+
+
+@pytest.mark.parametrize(
+    ("ending", "trouble"),
+    [("", None), ("; time.sleep(60)", "not done in 5 seconds"), ("; sys.exit('no memory')", "no memory\n")],
+)
+def test_what_was_printed_before_the_end_stays(ending: str, trouble: str | None) -> None:
+    program = f"import sys, time; print('found', flush=True){ending}"
+    assert compared([sys.executable, "-c", program], 5) == ("found\n", trouble)

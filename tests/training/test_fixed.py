@@ -176,7 +176,8 @@ def test_a_captured_step_is_the_eager_one(
             with nullcontext() if captured else uncompiled():
                 side_by_side([training.run()])
             found.append((weights(model), [row["loss"] for row in folder.rows("metrics.jsonl")]))
-    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+    # Four steps of AdamW multiply what rounding differs by: on an H200 by up to 4e-4 (HGRN-2), most by less than 1e-4.
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-3)
     for name, captured_weight in found[0][0].items():
         # AdamW divides by a gradient's own size, so one that is nothing but rounding may go either way.
         far = (captured_weight - found[1][0][name]).abs() > 1e-4 + 1e-3 * found[1][0][name].abs()
