@@ -3,9 +3,9 @@
 Claim     C3, text-rich scores rise from ratio 0 on, most of it up to 1/8, and more than the control's
 Artifact  table 4
 Command   infinitevl-bench ablate --study swa_ratio --scale small
-Cost      13 minutes of one H200 for the 40 cells of the claim arms that mixer_choice does not have, with 17
-          cells of mixer_choice beside them on the same GPU for the first 7.5 of them;
-          GLA's 9 test cells 7 minutes beside frame_scaling
+Cost      13 minutes of one H200 for the 40 cells of the claim arms that mixer_choice does not have, with 16 of
+          mixer_choice beside them on the same GPU for the first 7.5; GLA's 9 test cells 7 minutes beside
+          frame_scaling (its 15 rate cells had run before)
 
 The control is the task without text that every arm learns early, the colour of a page (SEEDBench_IMG's twin); counting
 and finding shapes (RealWorldQA's twin) is the other one without text. Cells that `mixer_choice` has are the same cells.

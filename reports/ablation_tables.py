@@ -25,9 +25,11 @@ from .artifacts import Artifact, Missing, describe
 from .estimates import Estimate, group, interval_of_mean, run_ids, swa_ratio
 from .learning_tables import LEARNT_CAPTION, learnt_table
 from .published import MIXER_ORDERING, RATIO_ORDERING
+from .rates import Tried, at_an_end, tried_rates
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
 
 MARK = "†"
+AT_AN_END = "‡"
 ORDERINGS = "The paper's figures are known as orderings only, so its column holds words."
 
 
@@ -51,8 +53,11 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
         for mixer in published
         if not any(arm.mixer == mixer and arm.pattern == DEFAULT_PATTERN for block in blocks for arm in block.arms())
     ]
+    tried = tried_rates(records)
     tables = tuple(
-        table for block in blocks for table in _block_tables("Token mixer", block, place, lambda arm: arm.label, words)
+        table
+        for block in blocks
+        for table in _block_tables("Token mixer", block, place, lambda arm: arm.label, words, tried)
     )
     if not tables:
         tables = (_orderings_table("Token mixer", {MIXER_NAMES[name]: said for name, said in MIXER_ORDERING.items()}),)
@@ -60,7 +65,7 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
         name="table3",
         label="Table 3",
         title="Table 3 · Token mixers at sliding-window ratio 1/4",
-        caption=_caption(blocks),
+        caption=_caption(blocks, tried),
         tables=tables,
         figure=(lambda theme: mixer_figure(blocks[0], theme)) if blocks else None,
         missing=tuple(absent),
@@ -95,12 +100,13 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
         for ratio in RATIO_ORDERING
         if ratio not in measured
     ]
+    tried = tried_rates(records)
+
+    def words(arm: Arm) -> str:
+        return RATIO_ORDERING.get(str(arm.ratio), NOTHING)
+
     tables = tuple(
-        table
-        for block in blocks
-        for table in _block_tables(
-            "Sliding-window ratio", block, place, label, lambda arm: RATIO_ORDERING.get(str(arm.ratio), NOTHING)
-        )
+        table for block in blocks for table in _block_tables("Sliding-window ratio", block, place, label, words, tried)
     )
     if not tables:
         tables = (_orderings_table("Sliding-window ratio", RATIO_ORDERING),)
@@ -111,13 +117,13 @@ def ratio_table(records: Sequence[Record]) -> Artifact:
             if len({arm.ratio for arm in block.arms()}) >= FEWEST_RATIOS:
                 others.append(block)
                 named = f"{MIXER_NAMES.get(mixer, mixer)} in the other layers"
-                own_tables = _block_tables("Sliding-window ratio", block, place, label, lambda arm: NOTHING)
+                own_tables = _block_tables("Sliding-window ratio", block, place, label, lambda arm: NOTHING, tried)
                 tables += tuple(replace(table, title=f"{table.title}, {named}") for table in own_tables)
     return Artifact(
         name="table4",
         label="Table 4",
         title="Table 4 · Share of sliding-window layers, with Gated DeltaNet",
-        caption=_caption([*blocks, *others]),
+        caption=_caption([*blocks, *others], tried),
         tables=tables,
         figure=(lambda theme: ratio_figure(several[0], theme)) if several else None,
         missing=tuple(absent),
@@ -137,10 +143,11 @@ def _block_tables(
     place: Callable[[Arm], tuple[object, ...]],
     label: Callable[[Arm], str],
     words: Callable[[Arm], str],
+    tried: Tried,
 ) -> list[Table]:
     """The scores, and below them how many seeds learnt where that was recorded."""
     learnt = learnt_table(heading, block, place, label)
-    return [_block_table(heading, block, place, label, words), *([learnt] if learnt else [])]
+    return [_block_table(heading, block, place, label, words, tried), *([learnt] if learnt else [])]
 
 
 def _block_table(
@@ -149,6 +156,7 @@ def _block_table(
     place: Callable[[Arm], tuple[object, ...]],
     label: Callable[[Arm], str],
     words: Callable[[Arm], str],
+    tried: Tried,
 ) -> Table:
     arms = block.arms()
     order = sorted(arms, key=place)
@@ -181,12 +189,15 @@ def _block_table(
         if several_benchmarks:
             cells.append(estimate_cell(means[arm], strong=arm in best_mean))
         cells += [
-            _common_count(arms[arm], "state_elements"),
+            # Of attention alone there is only a cache, which is not counted here.
+            Cell(NOTHING) if arm.pattern in CONTROL_PATTERNS else _common_count(arms[arm], "state_elements"),
             _common_count(arms[arm], "parameters"),
             _seeds_cell(arms[arm]),
         ]
         if several_rates:
-            cells.append(Cell(arm.learning_rate or NOTHING, float(arm.learning_rate) if arm.learning_rate else None))
+            mark = AT_AN_END if at_an_end(tried, block, arm) else ""
+            rate = float(arm.learning_rate) if arm.learning_rate else None
+            cells.append(Cell(arm.learning_rate or NOTHING, rate, mark=mark))
         cells.append(text_cell(words(arm)))
         rows.append(Row(tuple(cells), "measured", run_ids(arms[arm]), _facets(block, arms[arm])))
     rows += _baseline_rows(block, len(columns) - 1 - len(block.benchmarks))
@@ -236,14 +247,12 @@ def _mean_over_benchmarks(rows: Sequence[Record], benchmarks: Sequence[str]) -> 
 
 
 def _best(estimates: Mapping[Arm, Estimate]) -> set[Arm]:
-    """The highest, and all whose interval reaches into its interval; nothing to mark among fewer than two."""
+    """The highest, and all that lie within its interval; nothing to mark among fewer than two."""
     if len(estimates) < 2:
         return set()
     top = max(estimates.values(), key=lambda one: one.value)
     floor = top.value if top.low is None else top.low
-    return {
-        arm for arm, one in estimates.items() if one is top or (one.value if one.high is None else one.high) >= floor
-    }
+    return {arm for arm, one in estimates.items() if one.value >= floor}
 
 
 def _above(rows: Sequence[Record], floor: float | None) -> bool:
@@ -267,7 +276,7 @@ def _facets(block: Block, rows: Sequence[Record]) -> tuple[tuple[str, str], ...]
     return ("scale", block.scale), ("split", block.split), ("device", ", ".join(devices))
 
 
-def _caption(blocks: Sequence[Block]) -> str:
+def _caption(blocks: Sequence[Block], tried: Tried) -> str:
     if not blocks:
         return f"{ORDERINGS} Nothing has been measured yet."
     scores = [record for block in blocks for record in block.records if record.metric == "score"]
@@ -279,7 +288,11 @@ def _caption(blocks: Sequence[Block]) -> str:
         if any(block.floor(b) is not None for block in blocks for b in block.benchmarks)
         else "",
         LEARNT_CAPTION if any(r.metric == "learnt" for block in blocks for r in block.records) else "",
-        "Bold: the highest, and every score whose interval reaches into its interval.",
+        "Bold: the highest, and every score within its interval. State: of the linear layers, without what attention "
+        "caches.",
+        f"{AT_AN_END}: at an end of the learning rates that were tried; a better one may lie beyond."
+        if any(at_an_end(tried, block, arm) for block in blocks for arm in block.arms())
+        else "",
         "Synthetic data: comparable between rows, not with the paper's numbers."
         if any(r.split == "synthetic" for r in scores)
         else "",

@@ -33,15 +33,14 @@ def arm_lines(arms: Iterable[Arm], theme: Theme) -> dict[Arm, ArmLine]:
         for arm in ordered
     }
     twice = {label for label, count in Counter(labels.values()).items() if count > 1}
+    # By colour, not by mixer: there are fewer colours than mixers.
     seen: Counter[str] = Counter()
     found = {}
     for number, arm in enumerate(ordered):
-        control = arm.pattern in CONTROL_PATTERNS
-        family = "" if control else arm.mixer
         label = f"{labels[arm]}, rate {arm.learning_rate}" if labels[arm] in twice else labels[arm]
-        colour = shade(GREY, theme) if control else colour_of(arm.mixer, theme, mixers)
-        found[arm] = ArmLine(label, colour, STROKES[seen[family] % len(STROKES)], MARKERS[number % len(MARKERS)])
-        seen[family] += 1
+        colour = shade(GREY, theme) if arm.pattern in CONTROL_PATTERNS else colour_of(arm.mixer, theme, mixers)
+        found[arm] = ArmLine(label, colour, STROKES[seen[colour] % len(STROKES)], MARKERS[number % len(MARKERS)])
+        seen[colour] += 1
     return found
 
 

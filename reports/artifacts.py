@@ -112,7 +112,7 @@ def describe(records: Iterable[Record]) -> str:
     parts = [
         f"scale {', '.join(scales)}" if scales else "",
         _listed("split", {record.split for record in rows}),
-        f"n = {_span(samples)} per score" if samples else "",
+        f"n = {_span(samples)} per {'score' if all(r.unit == '%' for r in rows) else 'figure'}" if samples else "",
         f"seed{'s' if len(seeds) > 1 else ''} {_span(seeds)}" if seeds else "",
         _listed("device", {record.device for record in rows}),
         f"{len(run_ids(rows))} run{'s' if len(run_ids(rows)) != 1 else ''}",

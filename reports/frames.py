@@ -1,6 +1,7 @@
 """Accuracy against the number of frames, with and without long-sequence training, and by the depth of the answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from ..records import Record
 from .ablation_cells import trained_name
 from .artifacts import Artifact, Missing, describe
-from .estimates import estimate, extra_text, group, run_ids, unique
+from .estimates import Estimate, estimate, extra_text, group, run_ids, unique
 from .figures import Theme, colour_of, end_label, new_figure, spread
-from .tables import NOTHING, Cell, Column, Row, Table, estimate_cell, text_cell
+from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FRAME_BENCHMARKS = ("Video-MME", "LongVideoBench")
 FRAME_STUDY = "infinitevl-bench ablate --study frame_scaling --scale small"
 FRAME_COUNTS = (32, 64, 128, 256, 512, 1024)
+BASELINES = {"blind": "sees nothing", "page_value": "names any value at hand"}
 STAGES = ("short", "long", "control")
 """Order of the stages; others come after them."""
 
@@ -37,7 +39,8 @@ class Series(NamedTuple):
 def frame_scaling(records: Sequence[Record]) -> Artifact:
     """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
     # Scores of one depth are a part of the others.
-    points = [record for record in _framed(records) if _depth(record) is None]
+    points = [record for record in _framed(records, "score") if _depth(record) is None]
+    floors = _floors(records)
     absent = [frames for frames in FRAME_COUNTS if frames not in {record.frames for record in points}]
     missing = (
         Missing(
@@ -51,11 +54,14 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
         title="Accuracy against frames, with and without long-sequence training",
         caption=(
             "Published as a direction only: with stage 3 the score holds or rises past 32 frames, without it it falls. "
-            "Training: short videos; long ones after them; or, as the control, short ones for as many steps more. "
+            "Training: short videos (at scale small of 16 to 32 frames); long ones after them (of 16 to 256); or, as "
+            "the control, short ones for as many steps more, which are fewer frames. Means over seeds; bars and "
+            "brackets: 95 % t interval over seeds. "
+            + ("Dotted: the higher of seeing nothing and naming any value at hand. " if floors else "")
             + (describe(points) or "Nothing has been measured yet.")
         ),
-        tables=_table(points, (), lambda record: ()),
-        figure=(lambda theme: _frame_figure(points, theme)) if points else None,
+        tables=_table(points, (), lambda record: (), floors),
+        figure=(lambda theme: _frame_figure(points, theme, floors)) if points else None,
         missing=missing if absent else (),
         runs=run_ids(points),
     )
@@ -63,7 +69,7 @@ def frame_scaling(records: Sequence[Record]) -> Artifact:
 
 def depth_frames(records: Sequence[Record]) -> Artifact:
     """Score by the number of frames and by where in the video the answer stands (``extra["depth"]``, 0 to 1)."""
-    found = [record for record in _framed(records) if _depth(record) is not None]
+    found = [record for record in _framed(records, "score") if _depth(record) is not None]
     return Artifact(
         name="depth_frames",
         label="Depth and frames",
@@ -79,10 +85,23 @@ def depth_frames(records: Sequence[Record]) -> Artifact:
     )
 
 
-def _framed(records: Sequence[Record]) -> list[Record]:
+def _framed(records: Sequence[Record], metric: str) -> list[Record]:
     return unique(
-        r for r in records if r.source == "measured" and r.metric == "score" and r.frames is not None and r.benchmark
+        r for r in records if r.source == "measured" and r.metric == metric and r.frames is not None and r.benchmark
     )
+
+
+def _floors(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Estimate]:
+    """Benchmark, split, scale, baseline → its highest mean over the seeds of an arm, the hardest to beat."""
+    floors: dict[tuple[str, str, str, str], Estimate] = {}
+    for metric, name in BASELINES.items():
+        found = _framed(records, metric)
+        grouped = group(found, lambda r: (r.benchmark or "", r.split or "", r.scale or "", trained_name(r)))
+        for (*task, _), same in sorted(grouped.items()):
+            one, key = estimate(same), (*task, name)
+            if key not in floors or floors[key].value < one.value:
+                floors[key] = one  # type: ignore[index]
+    return floors
 
 
 def _depth(record: Record) -> float | None:
@@ -99,14 +118,18 @@ def _series(record: Record) -> Series:
 
 
 def _table(
-    points: Sequence[Record], further: tuple[Column, ...], place: Callable[[Record], tuple[float, ...]]
+    points: Sequence[Record],
+    further: tuple[Column, ...],
+    place: Callable[[Record], tuple[float, ...]],
+    floors: Mapping[tuple[str, str, str, str], Estimate] = MappingProxyType({}),
 ) -> tuple[Table, ...]:
-    """A row a series (and what ``place`` says of a record, a share), a column a number of frames."""
+    """A row a series (and what ``place`` says of a record, a share), a column a number of frames; baselines last."""
     counts = sorted({record.frames or 0 for record in points})
     columns = (
         *(Column(title, numeric=False) for title in ("Benchmark", "Model", "Training")),
         *further,
         *(Column(f"{count:,} frames", "%") for count in counts),
+        Column("Seeds"),
     )
     rows = []
     for (series, shares), same in sorted(group(points, lambda r: (_series(r), place(r))).items()):
@@ -115,14 +138,21 @@ def _table(
             *map(text_cell, (f"{series.benchmark} ({series.split})", series.model, series.stage)),
             *(Cell(f"{share:.0%}", share) for share in shares),
             *(estimate_cell(estimate(found[count])) if count in found else Cell(NOTHING) for count in counts),
+            count_cell(len({record.seed for record in same})),
         )
         device = ", ".join(sorted({record.device or "" for record in same}))
         facets = (("scale", series.scale), ("split", series.split), ("device", device))
         rows.append(Row(cells, "measured", run_ids(same), facets))
+    for (benchmark, split, scale, name), one in floors.items():
+        names = (f"{benchmark} ({split})", f"Baseline: {name}", NOTHING)
+        cells = (*map(text_cell, names), estimate_cell(one), *[Cell(NOTHING)] * len(counts))
+        rows.append(Row(cells, "baseline", one.runs, (("scale", scale), ("split", split), ("device", ""))))
     return (Table("Measured", columns, tuple(rows)),) if rows else ()
 
 
-def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
+def _frame_figure(
+    points: Sequence[Record], theme: Theme, floors: Mapping[tuple[str, str, str, str], Estimate]
+) -> "Figure":
     """A row of panels a benchmark, a column a model, a line a stage: what a stage does to a model is what is asked."""
     by_series = group(points, _series)
     tasks = sorted({(series.benchmark, series.split) for series in by_series})
@@ -130,6 +160,9 @@ def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
     stages = sorted({(series.place, series.stage) for series in by_series})
     figure, axes = new_figure(1.9 * len(tasks) + 0.5, len(models), len(tasks), sharex=True, sharey=True)
     for axis, (task, model) in zip(axes, ((task, model) for task in tasks for model in models), strict=True):
+        chance = max((one.value for key, one in floors.items() if key[:2] == task), default=None)
+        if chance is not None:
+            axis.axhline(chance, color=theme.muted, linewidth=1, linestyle=":", zorder=1)
         ends = []
         for series in sorted(one for one in by_series if (one[:2], one.model) == (task, model)):
             colour = colour_of(series.stage, theme, [stage for _, stage in stages])
@@ -143,7 +176,7 @@ def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
         _name_ends(axis, ends)
         axis.set_xscale("log", base=2)
         counts = sorted({record.frames or 0 for record in points})
-        axis.set_xticks(counts, [str(count) for count in counts], fontsize=6)
+        axis.set_xticks(counts, [str(count) for count in counts], fontsize=5.5)
         axis.minorticks_off()
         axis.set_xlim(counts[0] * 0.8, counts[-1] * 5)
         if task == tasks[0]:
@@ -157,7 +190,7 @@ def _frame_figure(points: Sequence[Record], theme: Theme) -> "Figure":
 
 def _name_ends(axis: "Axes", ends: list[tuple[int, float, str, str]]) -> None:
     axis.set_ylim(-4, 104)
-    heights = spread([y for _, y, _, _ in ends], 9)
+    heights = spread([max(y, 9.0) for _, y, _, _ in ends], 9)
     for (x, _, label, colour), height in zip(ends, heights, strict=True):
         end_label(axis, x, height, label, colour, fontsize=6)
 
@@ -186,7 +219,7 @@ def _heat_maps(found: Sequence[Record], theme: Theme) -> "Figure":
         axis.set_xlabel("frames", fontsize=7)
         axis.set_ylabel("depth of the answer", fontsize=7)
         stage = f", {series.stage}" * bool(series.stage)
-        axis.set_title(f"{series.benchmark} ({series.split}), %{stage}\n{series.model}", fontsize=7)
+        axis.set_title(f"{series.benchmark} ({series.split}), %{stage}\n{series.model}", fontsize=6.5)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     return figure

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LEARNT_CAPTION = (
     "Seeds that learnt: half way from naming any value of the page to always right, at any time of the training, asked "
-    "on validation pages; in brackets the median of their steps to there."
+    "on validation pages of all levels that were trained on, where scores are of level 1, the easiest; in brackets the "
+    "median of their steps to there."
 )
 
 Place = Callable[[Arm], tuple[object, ...]]

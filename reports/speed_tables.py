@@ -44,7 +44,7 @@ def ops(records: Sequence[Record]) -> Artifact:
     names = ("Mixer or attention", "What", "Pass", "Form")
     columns = (
         *(Column(name, numeric=False) for name in names), Column("Tokens"), Column("Median", "ms"),
-        Column("Over floor"), Column("Speed over fla's"),
+        Column("Over floor", "×"), Column("Speed over fla's", "×"),
     )  # fmt: skip
     return _artifact(
         "ops", "Mixers alone", "Speed of mixers and attention alone",

@@ -22,7 +22,7 @@ COMPARED: dict[str, frozenset[str]] = {
     "selective_scan": frozenset({"mamba_ssm"}),
 }
 """Recurrence → the libraries whose kernel was compared with its definition on a GPU, outputs and gradients (``pytest -m
-gpu tests/models``); `auto` takes no other."""
+gpu tests/models``; fla's in ``bench ops``, in one shape); `auto` takes no other."""
 
 REFUSED_ON_HOPPER = frozenset({"gated_delta_rule", "state_space_dual", "selective_state_space"})
 """Recurrences whose backward pass runs the kernel that fla refuses on Hopper with Triton 3.4 to 3.7.0."""

@@ -126,6 +126,37 @@ def test_other_mixers_have_ratio_tables_of_their_own(make: SimpleNamespace) -> N
     assert not any("GLA" in table.title for table in few.tables)
 
 
+def test_a_rate_at_an_end_of_those_tried_is_marked(make: SimpleNamespace) -> None:
+    cells = make.cells({("gated_deltanet", "SLLL"): [50.0, 51.0], ("gla", "SLLL"): [40.0, 41.0]})
+    chosen = [r.model_copy(update={"extra": r.extra | {"learning_rate": 2e-3, "best_lr": 2e-3}}) for r in cells]
+    rates = {"gated_deltanet": (1e-3, 2e-3, 4e-3), "gla": (5e-4, 1e-3, 2e-3)}
+    tried = [
+        record.model_copy(
+            update={
+                "metric": "validation_score", "seed": 100, "run_id": f"{record.mixer}-{rate}",
+                "extra": record.extra | {"learning_rate": rate, "role": "validation"},
+            }
+        )
+        for record in chosen if record.metric == "score" and record.seed == 0
+        for rate in rates[str(record.mixer)]
+    ]  # fmt: skip
+    artifact = made("table3", chosen + tried)
+    headings = [column.title for column in artifact.tables[0].columns]
+    marks = {
+        row.cells[0].text: row.cells[headings.index("Learning rate")].mark for row in rows_of(artifact, "measured")
+    }  # fmt: skip
+    assert marks == {"Gated DeltaNet": "", "GLA": "‡"}
+    assert "‡: at an end" in artifact.caption
+    assert "‡" not in made("table3", chosen).caption
+
+
+def test_only_scores_within_the_best_ones_interval_are_bold(make: SimpleNamespace) -> None:
+    wide = [30.0, 60.0, 95.0]
+    cells = make.cells({("gated_deltanet", "SL"): [80.0, 81.0, 82.0], ("gated_deltanet", "L"): wide})
+    rows = {row.cells[0].text: row.cells[1].strong for row in rows_of(made("table4", cells), "measured")}
+    assert rows == {"0": False, "1/2": True}
+
+
 def test_an_official_score_needs_the_very_data_set(make: SimpleNamespace) -> None:
     artifact = made(
         "table2",

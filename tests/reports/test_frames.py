@@ -72,7 +72,7 @@ def test_the_table_of_frames_has_a_row_an_arm_and_stage_and_no_depths(make: Simp
     records = study(make, **HYBRID) + of_run(study(make, -10.0, **FULL), "full")
     artifact = make_artifact("fig_frames", records)
     (table,) = artifact.tables
-    assert [column.title for column in table.columns][2:] == ["Training", "32 frames", "1,024 frames"]
+    assert [column.title for column in table.columns][2:] == ["Training", "32 frames", "1,024 frames", "Seeds"]
     rows = [tuple(cell.text for cell in row.cells) for row in table.rows]
     arms = ["Full attention, scale small"] * 3 + ["Gated DeltaNet SLLL, scale small"] * 3
     assert [row[1:3] for row in rows] == list(zip(arms, ["short", "long", "control"] * 2, strict=True))
@@ -81,6 +81,17 @@ def test_the_table_of_frames_has_a_row_an_arm_and_stage_and_no_depths(make: Simp
     assert values["Full attention, scale small", "long"][0].startswith("81.0")
     assert artifact.figure is not None
     assert render(artifact.figure, "png")
+
+
+def test_baselines_stand_below_the_arms_and_are_the_hardest_to_beat(make: SimpleNamespace) -> None:
+    higher = [r.model_copy(update={"value": 20.0}) for r in of_run(baselines(make, "VideoNeedle", 0.0), "full")]
+    others = [r.model_copy(update={"mixer": "none", "pattern": "F"}) for r in higher if r.metric == "blind"]
+    records = study(make, **HYBRID) + baselines(make, "VideoNeedle", 12.5) + others
+    artifact = make_artifact("fig_frames", records)
+    floors = {row.cells[1].text: row.cells[3].value for row in artifact.tables[0].rows if row.kind == "baseline"}
+    assert floors == {"Baseline: sees nothing": 20.0, "Baseline: names any value at hand": 12.5}
+    assert "Dotted" in artifact.caption
+    assert render(artifact.figure, "png") if artifact.figure else False
 
 
 def test_what_was_not_asked_has_no_figure_in_its_place(make: SimpleNamespace) -> None:
