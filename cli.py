@@ -14,7 +14,7 @@ from .errors import UserError
 from .eval.cli import data
 from .files import given_path
 from .mistakes import UsageError, told
-from .options import MOST_SEED, Device, Runs, finite
+from .options import FEWEST_PIXELS, MOST_PIXELS, MOST_SEED, Device, Runs, finite
 from .profiling.cli import profile
 from .profiling.ops.cli import bench
 from .training.cli import app as train
@@ -167,10 +167,17 @@ def evaluate(
     prompts: Annotated[
         str, typer.Option(help="Whose words: dataset, as VLMEvalKit sets Qwen2.5-VL up, or qwen, its wrapper's own.")
     ] = "dataset",
-    min_pixels: Annotated[int | None, typer.Option(min=784, help="Smallest area of a picture, in pixels.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=784, help="Largest area of a picture, in pixels.")] = None,
+    min_pixels: Annotated[
+        int | None,
+        typer.Option(min=FEWEST_PIXELS, max=MOST_PIXELS, help="Smallest area of a picture, in pixels."),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=FEWEST_PIXELS, max=MOST_PIXELS, help="Largest area of a picture, in pixels."),
+    ] = None,
     frames: Annotated[
-        list[int] | None, typer.Option(min=2, max=65_536, help="Frames of a video, 64 without it; repeatable.")
+        list[int] | None,
+        typer.Option(min=2, max=65_536, help="Frames of a video, an even number, 64 without it; repeatable."),
     ] = None,
     judge: Annotated[
         str | None, typer.Option(help="A judge of VLMEvalKit, e.g. gpt-4o-mini; exact matching without it.")

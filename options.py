@@ -17,6 +17,10 @@ MOST_SEED = 2**32 - 1
 """The highest seed that every generator of random numbers takes."""
 
 
+FEWEST_PIXELS, MOST_PIXELS = 28 * 28, 10**9
+"""Area of a picture: one visual token, and more than any picture that is shown whole."""
+
+
 def finite(value: float | None) -> float | None:
     """A number, or none, as an option gives it; ``nan`` lies between all bounds, and ``inf`` above what has none.
 

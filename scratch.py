@@ -4,6 +4,7 @@ A folder holds a lock of its own as long as its owner lives, which the operating
 folder whose lock can be had is nobody's. It gets the name by which it is found only once it is locked.
 """
 
+import glob
 import os
 import shutil
 import tempfile
@@ -19,22 +20,35 @@ from filelock import FileLock, Timeout
 PREFIX = "infinitevl-bench-"
 LOCK = ".lock"
 MOMENT_SECONDS = 3600
+OWN_PART = 8 * "[a-z0-9_]"
+"""What Python's tempfile puts behind a prefix, as a pattern."""
 
 
 class ScratchFolder:
     """A new folder, removed when it is left as a context manager, given up, or the program ends.
 
+    Args:
+        beside: the file or folder that is to become of it; it is made next to that, hidden and named after it, so that
+            what it holds can be moved there whole. Without it, it is made in the system's folder for such.
+
     Attributes:
         path: the folder, empty at first.
+
+    Raises:
+        OSError: if it cannot be made there.
     """
 
-    def __init__(self) -> None:
-        common = Path(tempfile.gettempdir())
-        _sweep(common)
-        unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
+    def __init__(self, beside: Path | None = None) -> None:
+        if beside is None:
+            common, unlocked, locked = Path(tempfile.gettempdir()), f".{PREFIX}", PREFIX
+            _sweep_once(common)
+        else:
+            common, unlocked, locked = beside.parent, f".new.{beside.name}.", f".{beside.name}."
+            _sweep(common, unlocked, locked)
+        unnamed = Path(tempfile.mkdtemp(prefix=unlocked, dir=common))
         # Whoever gives the folder up may be another thread than its maker.
         lock = FileLock(str(unnamed / LOCK), thread_local=False)
-        held = unnamed.with_name(unnamed.name.removeprefix("."))
+        held = unnamed.with_name(locked + unnamed.name.removeprefix(unlocked))
         try:
             lock.acquire()
             unnamed.rename(held)
@@ -65,14 +79,19 @@ def _remove(folder: Path, lock: FileLock) -> None:
 
 
 @cache
-def _sweep(common: Path) -> None:
-    """Remove the folders of killed processes; once a process is enough."""
-    for unnamed in common.glob(f".{PREFIX}*"):
+def _sweep_once(common: Path) -> None:
+    """Once a process is enough, in a folder where many are made."""
+    _sweep(common, f".{PREFIX}", PREFIX)
+
+
+def _sweep(common: Path, unlocked: str, locked: str) -> None:
+    """Remove the folders of killed processes whose names are one of these and a part of their own."""
+    for unnamed in _named(common, unlocked):
         # Killed before the folder was locked, or about to lock it: that takes a moment.
         with suppress(OSError):
             if _is_own(unnamed) and time.time() - unnamed.stat().st_mtime > MOMENT_SECONDS:
                 shutil.rmtree(unnamed)
-    for folder in common.glob(f"{PREFIX}*"):
+    for folder in _named(common, locked):
         # In a folder that all users share: nothing is opened that another made, or by way of a link.
         if not _is_own(folder) or not _is_own(folder / LOCK):
             continue
@@ -82,6 +101,10 @@ def _sweep(common: Path) -> None:
         except (Timeout, OSError):
             continue
         _remove(folder, lock)
+
+
+def _named(common: Path, prefix: str) -> list[Path]:
+    return list(common.glob(glob.escape(prefix) + OWN_PART))
 
 
 def _is_own(path: Path) -> bool:

@@ -123,6 +123,11 @@ class Study:
             mixer, mixer_args = "none", {}
         config = get_preset(scale.preset, mixer="gated_deltanet" if mixer == "none" else mixer, pattern=pattern)
         training = changed(scale.training, self.overrides | {"seed": seed}, f"scale {self.scale} has")
+        if "length_groups" in self.overrides and training.length_groups > training.batch_size:
+            raise UserError(
+                f"a batch_size of {training.batch_size} makes no {training.length_groups} length_groups; "
+                f"give at most {training.batch_size}"
+            )
         pages = scale.pages.model_copy(update={"pages": self.pages or scale.pages.pages})
         spec = RunSpec(
             kind="ablate",

@@ -20,6 +20,10 @@ WHOLE = ("finished", "damaged")
 """States in which nobody writes and nothing will be gone on with, so that what is half-written is of no use."""
 
 
+LONGEST_IN_A_COLUMN = 18
+"""Characters of a value that stands beside another; 80 columns hold two of them and the name of a setting."""
+
+
 def list_runs(root: Path) -> None:
     """Print all runs, one a line, finished or not."""
     found = all_runs(root)
@@ -59,25 +63,38 @@ def show_run(name: str, root: Path) -> None:
 
 
 def diff_runs(first: str, second: str, root: Path) -> None:
-    """Print in what two runs differ: the request, the environment, and the numbers that both have."""
+    """Print in what two runs differ: the request, the environment, and the numbers that both have.
+
+    The runs are A and B, named once above: their ids as headings would leave no room for what stands below.
+    """
     left, right = find_run(first, root), find_run(second, root)
     console = PlainConsole()
-    table = _table("", left.id, right.id, "difference")
-    facts = [_flat(run.arguments) | _environment(run) for run in (left, right)]
-    for key in sorted(facts[0].keys() | facts[1].keys()):
-        values = [one.get(key, "—") for one in facts]
+    facts, long_facts, numbers = _short_columns("", "A", "B"), [], _short_columns("", "A", "B", "B − A")
+    told = [_flat(run.arguments) | _environment(run) for run in (left, right)]
+    for key in sorted(told[0].keys() | told[1].keys()):
+        before, after = (one.get(key, "—") for one in told)
+        if before == after:
+            continue
+        if max(len(before), len(after)) > LONGEST_IN_A_COLUMN:
+            long_facts.append((key, before, after))
+        else:
+            facts.add_row(key, before, after)
+    measured = [{_identity(record): record.value for record in _told(run)} for run in (left, right)]
+    for identity in sorted(measured[0].keys() | measured[1].keys()):
+        values = [one.get(identity) for one in measured]
         if values[0] != values[1]:
-            table.add_row(key, *values, "")
-    numbers = [{_identity(record): record.value for record in _told(run)} for run in (left, right)]
-    for identity in sorted(numbers[0].keys() | numbers[1].keys()):
-        before, after = (one.get(identity) for one in numbers)
-        if before != after:
-            change = f"{after - before:+.4g}" if before is not None and after is not None else ""
-            table.add_row(identity, *("—" if value is None else f"{value:.6g}" for value in (before, after)), change)
-    if table.row_count:
-        console.print(table)
-    else:
+            change = f"{values[1] - values[0]:+.4g}" if values[0] is not None and values[1] is not None else ""
+            numbers.add_row(identity, *("—" if value is None else f"{value:.6g}" for value in values), change)
+    if not (facts.row_count or long_facts or numbers.row_count):
         console.print("no difference", soft_wrap=True)
+        return
+    console.print(f"A: {left.id}\nB: {right.id}", highlight=False, soft_wrap=True)
+    for table in (facts, numbers):
+        if table.row_count:
+            console.print()
+            console.print(table)
+    for key, before, after in long_facts:
+        console.print(f"\n{key}\n  A: {before}\n  B: {after}", highlight=False, soft_wrap=True)
 
 
 def export_records(out: Path, root: Path) -> None:
@@ -199,4 +216,12 @@ def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         table.add_column(heading, no_wrap=number == 0, overflow="fold")
+    return table
+
+
+def _short_columns(*headings: str) -> Table:
+    """A table whose first column gives way, between words, and whose others are never broken."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number > 0, overflow="fold")
     return table

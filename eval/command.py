@@ -12,11 +12,13 @@ from rich.table import Table
 from ..errors import UserError, unknown_name
 from ..files import check_folder
 from ..models.fingerprint import weights_hash
+from ..options import FEWEST_PIXELS, MOST_PIXELS
 from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec
 from .benchmarks import Benchmark, find_benchmark, find_suite
 from .choosing import choose_model, data_hash
 from .sources import QUESTIONS, Split, check_questions, choose_split
+from .videos import TEMPORAL_PATCH
 
 if TYPE_CHECKING:
     from ..models.checkpoints import LoadedModel
@@ -92,6 +94,7 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
         raise UserError(
             f"captured steps write one answer at a time, not {request.batch_size}; leave --batch-size out, or --graph"
         )
+    _check_numbers(request)
     found = [find_benchmark(name) for name in (find_suite(suite) if suite else benchmarks)]
     for benchmark in found:
         if choose_split(benchmark, request.data) == "synthetic":
@@ -106,6 +109,22 @@ def eval_command(benchmarks: Sequence[str], suite: str | None, request: Request)
     if len(results) > 1:
         _show_summary(session.console, results)
     return results
+
+
+def _check_numbers(request: Request) -> None:
+    """Refuse numbers of frames that the vision tower would not see as asked, and areas that are none."""
+    for frames in request.frames:
+        # The helper library of the official wrapper rounds them; a score would stand under a number that was not fed.
+        if frames < TEMPORAL_PATCH or frames % TEMPORAL_PATCH:
+            below = frames // TEMPORAL_PATCH * TEMPORAL_PATCH
+            nearest = (below, below + TEMPORAL_PATCH) if below >= TEMPORAL_PATCH else (TEMPORAL_PATCH,)
+            raise UserError(
+                f"{frames} frames of a video cannot be fed, as the vision tower joins {TEMPORAL_PATCH} into one; "
+                f"give --frames {' or '.join(map(str, nearest))}"
+            )
+    for option, pixels in (("--min-pixels", request.min_pixels), ("--max-pixels", request.max_pixels)):
+        if pixels is not None and not FEWEST_PIXELS <= pixels <= MOST_PIXELS:
+            raise UserError(f"{option} takes {FEWEST_PIXELS} to {MOST_PIXELS:,} pixels of area, not {pixels}")
 
 
 class _Session:

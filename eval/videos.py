@@ -1,7 +1,7 @@
 """Frames of a video, sampled and sized as VLMEvalKit's Qwen2.5-VL wrapper asks its helper library to.
 
-``N`` frames stand at equal distances from the first to the last; a shorter video gives all that it has. Every frame is
-resized to whole visual tokens within the limits of that wrapper's configuration for videos.
+``N`` frames, an even number, stand at equal distances from the first to the last; a shorter video gives all that it
+has. Every frame is resized to whole visual tokens within the limits of that wrapper's configuration for videos.
 """
 
 from dataclasses import dataclass

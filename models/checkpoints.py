@@ -1,7 +1,5 @@
 """Weights: new models from a preset, models from a folder or a hub, always safetensors and never remote code."""
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +9,7 @@ from safetensors.torch import load_file
 
 from ..errors import UserError, unknown_name
 from ..files import make_readable, package_path, with_home
+from ..scratch import ScratchFolder
 from .config import HybridVLConfig
 from .hybrid import HybridVLForConditionalGeneration
 from .loading import OURS, is_hub_id, open_checkpoint
@@ -155,6 +154,8 @@ def save_model(
 class new_folder:  # noqa: N801 - used like a function
     """A folder that appears under its name only when the block ends well.
 
+    What a killed process left of it is removed by the next that is to become the same; of a living one, never.
+
     Raises:
         UserError: if there is something under that name already, or the disk is full.
     """
@@ -167,19 +168,19 @@ class new_folder:  # noqa: N801 - used like a function
             raise UserError(f"{self.folder} exists already; name a new folder")
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.unfinished = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}."))
+            self.unfinished = ScratchFolder(beside=self.folder)
         except OSError as error:
             raise UserError(f"cannot write to {self.folder.parent}: {error.strerror}; name another folder", 1) from None
-        return self.unfinished
+        return self.unfinished.path
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if kind is None:
                 # Temporary folders, and weights as safetensors writes them, are private; an export is not.
-                make_readable(self.unfinished)
-                self.unfinished.replace(self.folder)
+                make_readable(self.unfinished.path)
+                self.unfinished.path.replace(self.folder)
         finally:
-            shutil.rmtree(self.unfinished, ignore_errors=True)
+            self.unfinished.remove()
         if isinstance(error, OSError | SafetensorError):
             raise UserError(
                 f"cannot write {self.folder}: {error}; free some space or name another folder", 1

@@ -45,11 +45,6 @@ class Missing:
     what: str
     command: str | None
 
-    @property
-    def line(self) -> str:
-        """In one line."""
-        return f"{self.what}: {self.command or 'no command of this version measures it yet'}"
-
 
 @dataclass(frozen=True)
 class Artifact:

@@ -134,7 +134,7 @@ def _way_out(out: Path) -> str:
 
 
 def _artifact_files(artifact: Artifact, kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    missing = [one.line for one in artifact.missing]
+    missing = [(one.what, one.command) for one in artifact.missing]
     texts: dict[str, Callable[[], str]] = {
         "md": lambda: to_markdown(artifact.title, artifact.caption, artifact.tables, missing),
         "latex": lambda: to_latex(artifact.name, artifact.title, artifact.caption, artifact.tables),

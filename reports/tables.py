@@ -14,6 +14,7 @@ from .estimates import Estimate
 
 Kind = Literal["published", "measured", "baseline", "missing"]
 NOTHING = "—"
+NO_COMMAND = "no command of this version measures it yet"
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,17 @@ def cell_text(cell: Cell) -> str:
     return " ".join(part for part in (cell.text + cell.mark, cell.interval) if part)
 
 
-def to_markdown(title: str, caption: str, tables: Iterable[Table], missing: Sequence[str] = ()) -> str:
-    """Write tables as GitHub Markdown under one heading, all text escaped, so that none can open a tag or a cell."""
+def to_markdown(
+    title: str, caption: str, tables: Iterable[Table], missing: Iterable[tuple[str, str | None]] = ()
+) -> str:
+    """Write tables as GitHub Markdown under one heading, all text escaped, so that none can open a tag or a cell.
+
+    Args:
+        title: of the artifact.
+        caption: below the tables.
+        tables: blocks of rows.
+        missing: what the artifact lacks, each with the command that makes it, if there is one.
+    """
     parts = [f"## {markdown_text(title)}", ""]
     for table in tables:
         parts += [f"### {markdown_text(table.title)}", ""]
@@ -160,7 +170,7 @@ def to_markdown(title: str, caption: str, tables: Iterable[Table], missing: Sequ
         parts += ["| " + " | ".join(line) + " |" for line in lines]
         parts.append("")
     parts += [markdown_text(caption), ""]
-    parts += [f"- {markdown_text(line)}" for line in missing]
+    parts += [f"- {markdown_text(what)}: {markdown_command(command)}" for what, command in missing]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -169,6 +179,16 @@ def markdown_text(text: str) -> str:
     flat = " ".join(str(text).split())
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", flat)
+
+
+def markdown_command(command: str | None) -> str:
+    """A command as a code span, nothing of it escaped: it can be copied from the source as well as from the page."""
+    if not command:
+        return NO_COMMAND
+    flat = " ".join(command.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    inside = f" {flat} " if flat.startswith("`") or flat.endswith("`") else flat
+    return fence + inside + fence
 
 
 def to_latex(name: str, title: str, caption: str, tables: Sequence[Table]) -> str:

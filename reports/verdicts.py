@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .claims import STATUSES, Status, Verdict
-from .tables import markdown_text
+from .tables import markdown_command, markdown_text
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[Status, int]:
@@ -53,7 +53,7 @@ def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
         if verdict.runs:
             lines.append(f"- Runs: {', '.join(map(markdown_text, verdict.runs))}")
         if not verdict.decided:
-            lines.append(f"- Command: {_code(verdict.command)}")
+            lines.append(f"- Command: {markdown_command(verdict.command)}")
     return "\n".join(lines) + "\n"
 
 
@@ -63,7 +63,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
     for one in verdicts:
         lines.append(
             f"| {one.claim} | {markdown_text(one.text)} | {markdown_text(one.artifact)} | {one.status} | "
-            f"{_code(one.command)} |"
+            f"{markdown_command(one.command)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -75,7 +75,3 @@ def found_so_far(verdicts: Sequence[Verdict]) -> str:
         for one in verdicts
         if one.effect
     )
-
-
-def _code(command: str | None) -> str:
-    return f"`{command}`" if command else "no command of this version measures it yet"

@@ -22,7 +22,7 @@ OWNER = (
 def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files, in which no process has swept."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    scratch._sweep.cache_clear()
+    scratch._sweep_once.cache_clear()
     return tmp_path
 
 
@@ -64,7 +64,7 @@ def test_folders_of_the_killed_go_and_those_of_the_living_stay(common: Path) -> 
 
 
 def test_a_folder_that_never_got_its_lock_goes_once_it_is_old(common: Path) -> None:
-    old, new = (common / f".infinitevl-bench-{name}" for name in ("old", "new"))
+    old, new = (common / f".infinitevl-bench-{name}" for name in ("long_ago", "just_now"))
     for path in (old, new):
         path.mkdir()
     os.utime(old, (0, 0))
@@ -74,12 +74,12 @@ def test_a_folder_that_never_got_its_lock_goes_once_it_is_old(common: Path) -> N
 
 def test_what_this_program_has_not_locked_is_never_touched(common: Path) -> None:
     """A folder without a lock, of another program or an older release, and a link to somebody else's."""
-    (common / "infinitevl-bench-notes").mkdir()
+    (common / "infinitevl-bench-my_notes").mkdir()
     precious = common / "precious"
     precious.mkdir()
     (precious / scratch.LOCK).write_text("words")
-    (common / "infinitevl-bench-link").symlink_to(precious)
-    linked = common / "infinitevl-bench-linked"
+    (common / "infinitevl-bench-the_link").symlink_to(precious)
+    linked = common / "infinitevl-bench-a_linked"
     linked.mkdir()
     (linked / scratch.LOCK).symlink_to(precious / scratch.LOCK)
     before = sorted(common.rglob("*"))

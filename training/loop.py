@@ -26,7 +26,7 @@ from ..records import RunFolder
 from .batch import Batch, Batches, Objective
 from .checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 from .clock import Clock
-from .settings import Amount, Count, OpenShare, Seed, Share, Size
+from .settings import Amount, Count, OpenShare, Rate, Seed, Share, Size
 
 FLOAT32 = ("no", "tf32")
 """Precisions that hold every parameter in float32."""
@@ -52,7 +52,7 @@ class TrainArguments(BaseModel):
     steps: Count
     batch_size: Count = 16
     length_groups: Count = 1
-    learning_rate: Size = 2e-3
+    learning_rate: Rate = 2e-3
     warmup: Share = 0.05
     final_rate: Share = 0.02
     weight_decay: Amount = 0.05

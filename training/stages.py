@@ -21,7 +21,7 @@ from ..errors import UserError, unknown_name
 from ..files import parse_yaml
 from .distill import MSE_FACTOR, TEMPERATURE, LearntOn
 from .loop import TrainArguments
-from .settings import Count, Number, Size, changed
+from .settings import Area, Count, Number, Size, changed
 from .sft import LoraArguments
 
 StageName = Literal["distill-layers", "distill-logits", "sft", "long-sft"]
@@ -39,10 +39,10 @@ class DataSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     context: Count = 8192
-    pixels: Count = PICTURE_PIXELS
+    pixels: Area = PICTURE_PIXELS
     video_fps: Size = 2.0
     video_frames: Count = 128
-    video_pixels: Count = 256 * 256
+    video_pixels: Area = 256 * 256
     pack: bool = True
     max_broken: Number = 100
 
@@ -117,6 +117,11 @@ def stage_settings(stage: str, changes: dict[str, Any], device: str) -> StageSet
     parts: dict[str, BaseModel] = {name: getattr(default, name) for name in StageSettings.model_fields}
     part_of = {setting: name for name, part in parts.items() for setting in type(part).model_fields}
     for setting, value in changes.items():
+        if setting == "length_groups":
+            raise UserError(
+                f"setting {setting} parts the pages of a study's step by length; a stage packs its samples instead: "
+                "leave it out, or set pack"
+            )
         if setting not in part_of:
             raise unknown_name("setting", setting, part_of)
         parts[part_of[setting]] = changed(parts[part_of[setting]], {setting: value}, "this stage has")

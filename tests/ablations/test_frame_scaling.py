@@ -132,7 +132,7 @@ def test_an_arm_that_diverges_is_recorded_and_the_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     monkeypatch.setitem(FRAME_SIZES, "tiny", replace(SMALLEST, tested=(32,)))
-    wild = replace(PLAN, learning_rates=(1e4,))
+    wild = replace(PLAN, learning_rates=(10.0,))
     monkeypatch.setattr("infinitevl_bench.ablations.command.get_plan", lambda name: wild)
     records = run(tmp_path, arms=["window_only"])
     found = {(r.extra["stage"], r.extra["status"]) for r in records if r.metric == "score"}

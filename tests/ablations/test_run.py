@@ -168,7 +168,7 @@ def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
     wait_until(lambda: all(is_free(folder) for folder in folders), "the end of the workers")
     # What it kept for its workers is known as its own, and nobody's any more.
     assert any(folder.name.startswith(scratch.PREFIX) for folder in common.iterdir())
-    scratch._sweep.__wrapped__(common)
+    scratch._sweep_once.__wrapped__(common)
     assert not [folder for folder in common.iterdir() if folder.name.startswith(scratch.PREFIX)]
     assert (first / "checkpoint.safetensors").is_file()
     assert not folders[1].finished

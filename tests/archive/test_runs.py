@@ -125,6 +125,29 @@ def test_differences_are_told_and_equal_parts_are_not(root: Path, capsys: pytest
     assert capsys.readouterr().out == "no difference\n"
 
 
+def test_differences_can_be_read_at_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ids = []
+    for mixer, value in (("gla", -123.456), ("gated_deltanet", 1234.56)):
+        arguments = {"mixer": mixer, "weights": 50 * mixer[:2], "training": {"checkpoint_every_seconds": value}}
+        spec = RunSpec(kind="ablate", arguments=arguments)
+        with RunFolder(tmp_path, spec) as folder:
+            folder.finish([score(value), score(value, benchmark="LongVideoBench", frames=1024)])
+        ids.append(spec.id)
+    diff_runs(*ids, tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [f"A: {ids[0]}", f"B: {ids[1]}"]
+    rows = [line.split() for line in said]
+    assert ["A", "B"] in rows
+    assert ["mixer", "gla", "gated_deltanet"] in rows
+    assert ["training.checkpoint_every_seconds", "-123.456", "1234.56"] in rows
+    assert ["score", "DocVQA", "synthetic", "-123.456", "1234.56", "+1358"] in rows
+    assert ["score", "LongVideoBench", "synthetic", "1,024", "frames", "-123.456", "1234.56", "+1358"] in rows
+    assert said[-3:] == ["weights", f"  A: {50 * 'gl'}", f"  B: {50 * 'ga'}"]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_records_leave_as_one_tidy_table(root: Path, tmp_path: Path, ending: str) -> None:
     damaged = next(run.path for run in all_runs(root) if run.state == "damaged")

@@ -170,8 +170,12 @@ def test_a_preset_is_labelled_as_random_weights(tmp_path: Path, capsys: pytest.C
         ({}, "no finished run in .*; train one with"),
         ({"data": "official", "model": "tiny"}, r"no official DocVQA_VAL at .*\.tsv; put VLMEvalKit's file there"),
         ({"limit": 10_001, "model": "tiny"}, "at most 10,000 questions"),
+        ({"frames": (8, 3)}, "^3 frames of a video cannot be fed, as the vision tower joins 2 into one; .* 2 or 4$"),
+        ({"frames": (0,)}, "^0 frames of a video cannot be fed, .* --frames 2$"),
+        ({"max_pixels": 10**23}, f"^--max-pixels takes 784 to 1,000,000,000 pixels of area, not {10**23}$"),
+        ({"min_pixels": 783}, "^--min-pixels takes 784 to 1,000,000,000 pixels of area, not 783$"),
     ],
-    ids=["no run", "no official file", "too many questions"],
+    ids=["no run", "no official file", "too many questions", "odd frames", "no frames", "huge area", "no token"],
 )
 def test_what_cannot_be_asked_is_one_line(change: dict[str, Any], words: str, tmp_path: Path, no_loading: None) -> None:
     with pytest.raises(UserError, match=words) as caught:

@@ -3,6 +3,9 @@
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.files import mode
 from infinitevl_bench.models import loading
-from infinitevl_bench.models.checkpoints import load_model, save_model
+from infinitevl_bench.models.checkpoints import load_model, new_folder, save_model
 from infinitevl_bench.models.convert import save_infinite_vl
 from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
 from infinitevl_bench.models.processor import load_processor
@@ -26,6 +30,16 @@ GATED_DELTANET = {
     "o_norm.weight",
 }  # fmt: skip
 ATTENTION = {*(f"{name}_proj.weight" for name in "qkvo"), *(f"{name}_proj.bias" for name in "qkv")}
+
+WRITER = """
+import sys
+from pathlib import Path
+from infinitevl_bench.models.checkpoints import new_folder
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "model.safetensors").write_bytes(b"half")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
 
 Edit = Callable[[Path, dict[str, Any], dict[str, torch.Tensor]], None]
 
@@ -379,6 +393,42 @@ def test_an_export_is_whole_has_a_card_and_never_replaces(
         save_infinite_vl(make_model("SLLL", mixer="gla"), None, tmp_path / "new", "")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    target, other = tmp_path / "model[1]", tmp_path / "model"
+    earlier = tmp_path / ".model[1].12345678"
+    earlier.mkdir()  # without a lock, nobody can say whose it is
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for folder in (target, target, other)
+    ]
+    try:
+        killed, living, of_another = [
+            Path(writer.stdout.readline().strip()) for writer in writers if writer.stdout is not None
+        ]
+        for writer in (writers[0], writers[2]):
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        assert killed.is_dir()
+        with new_folder(target) as folder:
+            (folder / "config.json").write_text("{}")
+            assert not killed.parent.exists()
+            assert (living / "model.safetensors").read_bytes() == b"half"
+            assert of_another.is_dir()
+        assert [path.name for path in target.iterdir()] == ["config.json"]
+        assert target.stat().st_mode & 0o777 == mode(0o777)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    with new_folder(other):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir() if path != living.parent) == [
+        ".model[1].12345678", "model", "model[1]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", [NameError("name 'widht' is not defined"), ImportError("no triton"), MemoryError()])

@@ -14,7 +14,7 @@ from infinitevl_bench.environment import without_paths
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import Record, RunFolder, RunSpec, measured_records
 from infinitevl_bench.reports import build, figures
-from infinitevl_bench.reports.artifacts import ARTIFACTS
+from infinitevl_bench.reports.artifacts import ARTIFACTS, make_artifact
 from infinitevl_bench.reports.build import FIGURES, FORMATS, report_command
 from infinitevl_bench.reports.claims import CLAIMS
 from infinitevl_bench.reports.page import breakable, shell_code
@@ -358,6 +358,20 @@ def test_commands_can_be_copied_from_the_page() -> None:
     command = 'infinitevl-bench ablate --mixer gla --swa-ratio 1/4 --note "<b>"'
     plain = re.sub(r"<[^>]+>", "", shell_code(command)).replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
     assert plain == command
+
+
+def test_commands_can_be_copied_from_the_markdown_files(tmp_path: Path) -> None:
+    report_command(tmp_path / "runs", tmp_path / "out", None, ["md", "latex"], False)
+    texts = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    wanted = [(f"{name}.md", one.command) for name in ARTIFACTS for one in make_artifact(name, ()).missing]
+    wanted += [("claims.md", claim.command) for claim in CLAIMS.values()]
+    commands = [(name, command) for name, command in wanted if command]
+    assert any("_" in command for _, command in commands)
+    for name, command in commands:
+        assert f": `{command}`\n" in texts[name]
+    # Nowhere else does a command stand, where it would be escaped.
+    for name, text in texts.items():
+        assert not re.search(r"infinitevl-bench [a-z]", re.sub("`[^`]*`", "", text)), name
 
 
 def test_long_names_may_break_once() -> None:

@@ -23,8 +23,8 @@ def test_a_form_stands_beside_its_floor_and_flas_speed() -> None:
 
 
 def test_without_records_the_commands_are_named() -> None:
-    assert "bench ops" in make_artifact("ops", []).missing[0].line
-    missing = [one.line for one in make_artifact("full_size", []).missing]
+    assert "bench ops" in str(make_artifact("ops", []).missing[0].command)
+    missing = [str(one.command) for one in make_artifact("full_size", []).missing]
     assert ["full_size" in missing[0], "loading" in missing[1]] == [True, True]
 
 

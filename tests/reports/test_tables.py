@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from infinitevl_bench.reports.estimates import Estimate
@@ -14,6 +15,7 @@ from infinitevl_bench.reports.tables import (
     count_cell,
     estimate_cell,
     latex_text,
+    markdown_command,
     markdown_text,
     number_cell,
     text_cell,
@@ -54,16 +56,26 @@ def test_cells_keep_value_and_interval() -> None:
 
 
 def test_markdown_has_one_row_a_line_and_no_tag(table: Table) -> None:
-    text = to_markdown("T | itle", "Cap <b>", [table], ["a: `b`"])
+    text = to_markdown("T | itle", "Cap <b>", [table], [("<a", "b <c>"), ("d", None)])
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     bars = [line.replace(r"\|", "").count("|") for line in rows]
     assert bars == [5, 5, 5, 5]
-    assert "<" not in text
+    assert "<" not in text.replace("`b <c>`", "")
+    assert text.endswith("\n- &lt;a: `b <c>`\n- d: no command of this version measures it yet\n")
     assert "&lt;script&gt;" in text
     assert r"**51.2† \[49.0, 53.5\]**" in text
     assert rows[-1].endswith("| measured |")
     assert rows[-2].endswith("| published |")
-    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize("command", ["run a_b_c --x '*' [d]", "echo `date`", "a ``b` c", "plain"])
+def test_a_command_stands_in_markdown_as_it_is_typed(command: str) -> None:
+    # By CommonMark, a code span ends at the first run of as many backticks as began it.
+    span = markdown_command(command)
+    fence = re.match("`+", span)
+    assert fence is not None
+    assert [len(run) for run in re.findall("`+", span)].count(len(fence[0])) == 2
+    assert span.removeprefix(fence[0]).removesuffix(fence[0]).strip() == command
 
 
 def test_markdown_text_is_flat() -> None:

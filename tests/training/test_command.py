@@ -113,7 +113,7 @@ def test_a_killed_stage_goes_on_to_the_same_weights(tmp_path: Path, chain: dict[
 
 
 def test_a_loss_that_explodes_ends_the_stage_and_is_recorded(tmp_path: Path) -> None:
-    options = OPTIONS | {"learning_rate": 1e4, "steps": 20}
+    options = OPTIONS | {"learning_rate": 10.0, "steps": 20}
     found = result(train("sft", tmp_path, options=options, changes=[*EVERY_STEP, "clip=1e9"]))
     assert found["summary"]["status"] == "diverged"
     assert found["summary"]["steps"] < 20
