@@ -20,6 +20,9 @@ MOST_SEED = 2**32 - 1
 FEWEST_PIXELS, MOST_PIXELS = 28 * 28, 10**9
 """Area of a picture: one visual token, and more than any picture that is shown whole."""
 
+TEMPORAL_PATCH = 2
+"""Frames of a video that the vision tower joins into one."""
+
 
 def finite(value: float | None) -> float | None:
     """A number, or none, as an option gives it; ``nan`` lies between all bounds, and ``inf`` above what has none.

@@ -12,13 +12,12 @@ from rich.table import Table
 from ..errors import UserError, unknown_name
 from ..files import check_folder
 from ..models.fingerprint import weights_hash
-from ..options import FEWEST_PIXELS, MOST_PIXELS
+from ..options import FEWEST_PIXELS, MOST_PIXELS, TEMPORAL_PATCH
 from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec
 from .benchmarks import Benchmark, find_benchmark, find_suite
 from .choosing import choose_model, data_hash
 from .sources import QUESTIONS, Split, check_questions, choose_split
-from .videos import TEMPORAL_PATCH
 
 if TYPE_CHECKING:
     from ..models.checkpoints import LoadedModel

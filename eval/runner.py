@@ -28,7 +28,7 @@ from .statistics import interval, stratified_interval
 from .submission import write_submission
 from .synthetic import page_values, synthetic_tsv
 from .team import ALONE, Team
-from .videos import FRAMES, TEMPORAL_PATCH, with_frames
+from .videos import FRAMES, with_frames
 from .vlmevalkit import Message, OpenDataset, PromptStyle, Row
 
 SHORTEST = 16
@@ -294,7 +294,7 @@ def _frames_fed(predictions: Sequence[Prediction], asked: int) -> dict[str, Scal
     return {
         "frames_fed": round(sum(fed) / len(fed), 2),
         "fewest_frames_fed": min(fed),
-        "short_videos": sum(count < asked // TEMPORAL_PATCH * TEMPORAL_PATCH for count in fed),
+        "short_videos": sum(count < asked for count in fed),
     }
 
 

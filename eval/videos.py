@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..options import TEMPORAL_PATCH
 from .vlmevalkit import Message
 
 FRAMES = 64
@@ -21,8 +22,6 @@ MAX_PIXELS = 768 * 28 * 28
 """Largest area of one frame, in pixels."""
 
 TOKEN_PIXELS = 28
-TEMPORAL_PATCH = 2
-"""Frames that the vision tower joins into one."""
 
 
 @dataclass(frozen=True)

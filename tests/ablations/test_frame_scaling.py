@@ -118,7 +118,8 @@ def test_the_study_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     later = [r for r in scores if r.extra["stage"] != "short"]
     assert {record.extra["learning_rate"] for record in later} == {0.5 * next(iter(scores)).extra["learning_rate"]}
     # What the report and the verdict make of them.
-    assert len(make_artifact("fig_frames", records).tables[0].rows) == 3 * 3
+    rows = make_artifact("fig_frames", records).tables[0].rows
+    assert [row.kind for row in rows] == ["measured"] * 3 * 3 + ["baseline"] * 2 * 3
     assert len(make_artifact("depth_frames", records).tables[0].rows) == 3 * len(DEPTHS)
     assert make_artifact("learning_curves", records).tables == ()
     assert judge("C7", records).status == "inconclusive"

@@ -165,7 +165,7 @@ MISTAKES = [
     (("ablate", "--ray", "local", "--gpus-per-cell", "inf"), "give a finite one"),
     (("ablate", "--ray", "local", "--gpus-per-cell", "nan"), "--gpus-per-cell"),
     (("ablate", "--questions", "1000000000000"), "at most 10,000 questions"),
-    (("train", "sft", "--set", "learning_rate=.inf"), "takes a finite number above 0, not inf"),
+    (("train", "sft", "--set", "learning_rate=.inf"), "takes a finite number above 0 and at most 10, not inf"),
     (("train", "sft", "--set", "steps=true"), "takes a whole number above 0 and at most 1,000,000,000, not true"),
     (("train", "sft", "--learning-rate", "nan"), "--learning-rate"),
     (("train", "sft", "--seed", "-1"), "greater than or equal to 0"),
