@@ -131,18 +131,18 @@ def test_check_writes_nothing_and_names_what_differs(tmp_path: Path, runs: Path,
 def test_check_asks_for_the_same_numbers_not_the_same_matplotlib(
     tmp_path: Path, runs: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, formats = tmp_path / "out", ["html", *FIGURES]
-    report_command(runs, out, None, formats, False)
+    out, names, formats = tmp_path / "out", ["table3"], ["html", *FIGURES]
+    report_command(runs, out, names, formats, False)
     style = figures._style
     monkeypatch.setattr(figures, "_style", lambda theme: style(theme) | {"font.size": 9.5})
-    assert "files agree" in report_command(runs, out, None, formats, True)
+    assert "files agree" in report_command(runs, out, names, formats, True)
     run_with(runs, make.cells({("mamba2", "SLLL"): [45.0]}, scale="tiny"), 2)
     with pytest.raises(UserError, match=r"index\.html.*table3\.pdf, table3\.png, table3\.svg"):
-        report_command(runs, out, None, formats, True)
-    report_command(runs, out, None, formats, False)
+        report_command(runs, out, names, formats, True)
+    report_command(runs, out, names, formats, False)
     (out / "index.html").write_bytes((out / "index.html").read_bytes().replace(b"Gated", b"Grated", 1))
     with pytest.raises(UserError, match=r"1 of the report's files.*index\.html"):
-        report_command(runs, out, None, formats, True)
+        report_command(runs, out, names, formats, True)
 
 
 def test_the_report_takes_no_torch(tmp_path: Path, runs: Path) -> None:
