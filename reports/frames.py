@@ -36,6 +36,16 @@ class Series(NamedTuple):
     scale: str
 
 
+class Floor(NamedTuple):
+    """What a baseline is of."""
+
+    benchmark: str
+    split: str
+    scale: str
+    name: str
+    frames: int
+
+
 def frame_scaling(records: Sequence[Record]) -> Artifact:
     """Accuracy against frames, with and without the long-sequence stage (``extra["stage"]``)."""
     # Scores of one depth are a part of the others.
@@ -91,16 +101,18 @@ def _framed(records: Sequence[Record], metric: str) -> list[Record]:
     )
 
 
-def _floors(records: Sequence[Record]) -> dict[tuple[str, str, str, str], Estimate]:
-    """Benchmark, split, scale, baseline → its highest mean over the seeds of an arm, the hardest to beat."""
-    floors: dict[tuple[str, str, str, str], Estimate] = {}
+def _floors(records: Sequence[Record]) -> dict[Floor, Estimate]:
+    """The highest mean over the seeds of an arm, the hardest to beat, of each baseline."""
+    floors: dict[Floor, Estimate] = {}
     for metric, name in BASELINES.items():
         found = _framed(records, metric)
-        grouped = group(found, lambda r: (r.benchmark or "", r.split or "", r.scale or "", trained_name(r)))
-        for (*task, _), same in sorted(grouped.items()):
-            one, key = estimate(same), (*task, name)
-            if key not in floors or floors[key].value < one.value:
-                floors[key] = one  # type: ignore[index]
+        grouped = group(
+            found, lambda r: (r.benchmark or "", r.split or "", r.scale or "", r.frames or 0, trained_name(r))
+        )
+        for (benchmark, split, scale, frames, _), same in sorted(grouped.items()):
+            floor, one = Floor(benchmark, split, scale, name, frames), estimate(same)
+            if floor not in floors or floors[floor].value < one.value:
+                floors[floor] = one
     return floors
 
 
@@ -121,7 +133,7 @@ def _table(
     points: Sequence[Record],
     further: tuple[Column, ...],
     place: Callable[[Record], tuple[float, ...]],
-    floors: Mapping[tuple[str, str, str, str], Estimate] = MappingProxyType({}),
+    floors: Mapping[Floor, Estimate] = MappingProxyType({}),
 ) -> tuple[Table, ...]:
     """A row a series (and what ``place`` says of a record, a share), a column a number of frames; baselines last."""
     counts = sorted({record.frames or 0 for record in points})
@@ -143,16 +155,15 @@ def _table(
         device = ", ".join(sorted({record.device or "" for record in same}))
         facets = (("scale", series.scale), ("split", series.split), ("device", device))
         rows.append(Row(cells, "measured", run_ids(same), facets))
-    for (benchmark, split, scale, name), one in floors.items():
-        names = (f"{benchmark} ({split})", f"Baseline: {name}", NOTHING)
-        cells = (*map(text_cell, names), estimate_cell(one), *[Cell(NOTHING)] * len(counts))
-        rows.append(Row(cells, "baseline", one.runs, (("scale", scale), ("split", split), ("device", ""))))
+    for floor, one in floors.items() if rows else ():
+        names = (f"{floor.benchmark} ({floor.split})", f"Baseline: {floor.name}", NOTHING)
+        own = (estimate_cell(one) if count == floor.frames else Cell(NOTHING) for count in counts)
+        facets = (("scale", floor.scale), ("split", floor.split), ("device", ""))
+        rows.append(Row((*map(text_cell, names), *own, Cell(NOTHING)), "baseline", one.runs, facets))
     return (Table("Measured", columns, tuple(rows)),) if rows else ()
 
 
-def _frame_figure(
-    points: Sequence[Record], theme: Theme, floors: Mapping[tuple[str, str, str, str], Estimate]
-) -> "Figure":
+def _frame_figure(points: Sequence[Record], theme: Theme, floors: Mapping[Floor, Estimate]) -> "Figure":
     """A row of panels a benchmark, a column a model, a line a stage: what a stage does to a model is what is asked."""
     by_series = group(points, _series)
     tasks = sorted({(series.benchmark, series.split) for series in by_series})
@@ -173,7 +184,8 @@ def _frame_figure(
                 if one.low is not None and one.high is not None:
                     axis.vlines(x, one.low, one.high, color=colour, linewidth=2, alpha=0.45)
             ends.append((line[-1][0], line[-1][1].value, series.stage or model, colour))
-        _name_ends(axis, ends)
+        if ends:
+            _name_ends(axis, ends)
         axis.set_xscale("log", base=2)
         counts = sorted({record.frames or 0 for record in points})
         axis.set_xticks(counts, [str(count) for count in counts], fontsize=5.5)

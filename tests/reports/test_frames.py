@@ -94,6 +94,17 @@ def test_baselines_stand_below_the_arms_and_are_the_hardest_to_beat(make: Simple
     assert render(artifact.figure, "png") if artifact.figure else False
 
 
+def test_a_model_that_was_not_asked_a_task_leaves_its_panel_empty(make: SimpleNamespace) -> None:
+    other = of_run(study(make, -10.0, "VideoCount", **FULL), "full")
+    later = [r.model_copy(update={"frames": 1024}) for r in baselines(make, "VideoNeedle", 12.5)]
+    artifact = make_artifact("fig_frames", study(make, **HYBRID) + other + later)
+    assert artifact.figure is not None
+    assert render(artifact.figure, "png")
+    # A baseline stands under the number of frames that it was measured at.
+    rows = [row for row in artifact.tables[0].rows if row.kind == "baseline"]
+    assert {(row.cells[3].value, row.cells[4].value) for row in rows} == {(None, 12.5)}
+
+
 def test_what_was_not_asked_has_no_figure_in_its_place(make: SimpleNamespace) -> None:
     records = [r for r in study(make, **HYBRID) if (r.extra["stage"], r.frames) != ("long", 1024)]
     artifact = make_artifact("fig_frames", records)
