@@ -16,9 +16,10 @@ from ..mixers.gated_deltanet import GatedDeltaNet
 from ..ops.decoding import power_of_two
 from ..ops.delta_inputs import delta_inputs
 from ..ops.delta_step import delta_step
+from ..ops.head_norm import reference as gated_head_norm
 from ..ops.matrix_vector import Around, matrix_vector
 from .merge import merged
-from .pointwise import fused, gated_head_norm, rms_norm, rotated, swiglu
+from .pointwise import fused, rms_norm, rotated, swiglu
 from .slots import KeyValueSlots, StateSlots
 
 
@@ -96,7 +97,7 @@ class FastGatedDeltaNet:
         )
         o, state = mixer.recurrence(q, k, v, log_decay, beta, state=slots.recurrent, backend=mixer.backend)
         slots.store(conv, state)
-        o = fused(gated_head_norm, o, gate, mixer.o_norm.weight, mixer.o_norm.eps)
+        o = fused(gated_head_norm, o, mixer.o_norm.weight, mixer.o_norm.eps, gate)
         return F.linear(o.flatten(2), mixer.o_proj.weight)
 
     def step(self, x: Tensor, slots: StateSlots, seen: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class FastGatedDeltaNet:
         gate = projected[channels : channels + mixer.H * mixer.V]
         # A kernel of its own: each program of the product would norm all heads again.
         o, gate = o.view(mixer.H, mixer.V), gate.view(mixer.H, mixer.V)
-        o = fused(gated_head_norm, o, gate, mixer.o_norm.weight, mixer.o_norm.eps)
+        o = fused(gated_head_norm, o, mixer.o_norm.weight, mixer.o_norm.eps, gate)
         return matrix_vector(o.flatten(), mixer.o_proj.weight, Around(residual=x))
 
 

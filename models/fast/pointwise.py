@@ -44,13 +44,6 @@ def rotated_wide(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated(x.float(), cos.float(), sin.float()).to(x.dtype)
 
 
-def gated_head_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of each head's output ``[B, T, H, V]``, times silu(gate) of the same shape."""
-    wide = o if o.dtype == torch.float64 else o.float()
-    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(o.dtype) * weight
-    return normed * F.silu(gate)
-
-
 MOST_SHAPES = 256
 """Shapes that a function may be compiled for in one process. torch gives up after eight by default, with an error; each
 size of chunk, frame, batch and model is one here, and kernels of fixed shape are the point of it."""

@@ -96,9 +96,10 @@ class AttentionShapedMixer(TokenMixer):
 
     def output(self, x: Tensor, v: Tensor, o: Tensor) -> Tensor:
         """From the recurrence's output ``[B, T, H, V]`` (and the values v that went in) to what is projected."""
-        if self.o_norm is not None:
-            o = self.o_norm(o)
-        return o if self.g_proj is None else o * self.gate_of(x)
+        if self.o_norm is None:
+            return o if self.g_proj is None else o * self.gate_of(x)
+        gate = None if self.g_proj is None else self.g_proj(x).unflatten(-1, (self.H, self.V))
+        return self.o_norm(o, gate)
 
     def gate_of(self, x: Tensor) -> Tensor:
         """The output gate ``[B, T, H, V]``."""
@@ -108,20 +109,20 @@ class AttentionShapedMixer(TokenMixer):
 
     def _streams(
         self, x: Tensor, mask: Tensor | None, conv: Tensor | None, cu_seqlens: Tensor | None
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """The q, k and v streams ``[B, T, H·K]``, ``[B, T, H·K]``, ``[B, T, H·V]``, and the convolutions' state."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        streams = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
         if not self.conv_size:
-            return (q, k, v), None
-        widths = [stream.shape[-1] for stream in (q, k, v)]
-        weight = torch.cat([self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight])
-        # One pass over the three streams side by side, and one tensor of state.
+            return streams, None
+        filters = [self.q_conv1d.weight, self.k_conv1d.weight, self.v_conv1d.weight]
+        # The three side by side are one tensor of state.
+        pasts = [None] * 3 if conv is None else conv.split([stream.shape[-1] for stream in streams], dim=1)
         mask = None if mask is None else mask.squeeze(-1)
-        mixed, conv = short_convolution(
-            torch.cat([q, k, v], dim=-1), weight, conv, mask, cu_seqlens, activation=self.conv_activation
-        )  # fmt: skip
-        q, k, v = mixed.split(widths, dim=-1)
-        return (q, k, v), conv
+        mixed = [
+            short_convolution(stream, weight, past, mask, cu_seqlens, activation=self.conv_activation)
+            for stream, weight, past in zip(streams, filters, pasts, strict=True)
+        ]
+        return [stream for stream, _ in mixed], torch.cat([state for _, state in mixed], dim=1)
 
     @torch.no_grad()
     def init_from_attention(self, attention: nn.Module) -> None:

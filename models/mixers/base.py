@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ...errors import UserError, unknown_name
 from ..cache import MixerState, read_state, write_state
+from ..ops.head_norm import head_norm
 from ..ops.kernels import Call
+from ..ops.packing import lengths_of
 from ..ops.precision import autocast_type
 from ..ops.recurrence import Recurrence
 
@@ -22,18 +24,16 @@ class ShortConvolution(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm over the value channels of each head, one weight for all heads."""
+    """RMSNorm over the value channels of each head, one weight for all heads; see `ops.head_norm`."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[..., V]`` in float32 or wider."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Normalise ``[..., V]`` and, if a gate of that shape is given, multiply with its SiLU."""
+        return head_norm(x, self.weight, self.eps, gate)
 
 
 class TokenMixer(nn.Module):
@@ -127,12 +127,15 @@ class TokenMixer(nn.Module):
             ``[B, T, D]``, and None where attention returns its weights.
 
         Raises:
-            UserError: for packed sequences with a cache or padding, or a cache of another model.
+            UserError: for packed sequences with a cache or padding, or that do not fill the batch, or a cache of another
+                model.
         """
         cache = kwargs.get("cache") if kwargs.get("cache") is not None else kwargs.get("past_key_values")
         cu_seqlens = kwargs.get("cu_seq_lens_q")
         if cu_seqlens is not None and (cache is not None or attention_mask is not None):
             raise UserError("packed sequences take neither a cache nor an attention mask; pass cu_seq_lens_q alone")
+        if cu_seqlens is not None:
+            lengths_of(cu_seqlens, *hidden_states.shape[:2])
         mask = None if attention_mask is None else attention_mask.to(hidden_states.dtype).unsqueeze(-1)
         x = hidden_states if mask is None else hidden_states * mask
         past = read_state(cache, self.layer_idx)
@@ -249,12 +252,6 @@ def let_pass(mixer: nn.Module) -> None:
         if isinstance(module, ShortConvolution):
             module.weight.zero_()
             module.weight[:, :, -1] = 1.0
-
-
-def unit_length(x: Tensor) -> Tensor:
-    """l2-normalise the last dimension as fla's kernels and the published model do: x / sqrt(Σ x² + 1e-6)."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def without_weight_decay(*shape: int) -> nn.Parameter:

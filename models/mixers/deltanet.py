@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ops.delta_rule import DELTA_RULE
+from ..ops.unit_length import unit_length
 from .attention_shaped import AttentionShapedMixer
-from .base import unit_length
 
 
 class DeltaNet(AttentionShapedMixer):
@@ -29,4 +29,4 @@ class DeltaNet(AttentionShapedMixer):
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Normalise q and k, scale q, and compute the write strength ``[B, T, H]``."""
-        return unit_length(q) * self.K**-0.5, unit_length(k), v, (self.b_proj(x).float().sigmoid(),)
+        return unit_length(q, self.K**-0.5), unit_length(k), v, (self.b_proj(x).float().sigmoid(),)

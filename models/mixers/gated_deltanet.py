@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.gated_delta_rule import GATED_DELTA_RULE
+from ..ops.unit_length import unit_length
 from .attention_shaped import AttentionShapedMixer
-from .base import decay_parameters, reset_decay, unit_length
+from .base import decay_parameters, reset_decay
 
 
 class GatedDeltaNet(AttentionShapedMixer):
@@ -33,7 +34,7 @@ class GatedDeltaNet(AttentionShapedMixer):
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Normalise q and k, scale q, and compute the log decay and write strength ``[B, T, H]``."""
-        q, k = unit_length(q) * self.K**-0.5, unit_length(k)
+        q, k = unit_length(q, self.K**-0.5), unit_length(k)
         rate = F.softplus(self.a_proj(x).float() + self.dt_bias.float())
         return q, k, v, (-self.A_log.float().exp() * rate, self.b_proj(x).float().sigmoid())
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.kimi_delta_rule import KIMI_DELTA_RULE
+from ..ops.unit_length import unit_length
 from .attention_shaped import AttentionShapedMixer
-from .base import decay_parameters, reset_decay, unit_length
+from .base import decay_parameters, reset_decay
 
 
 class KimiDeltaAttention(AttentionShapedMixer):
@@ -35,7 +36,7 @@ class KimiDeltaAttention(AttentionShapedMixer):
 
     def gates(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Normalise q and k, scale q, and compute the log decay ``[B, T, H, K]`` and write strength ``[B, T, H]``."""
-        q, k = unit_length(q) * self.K**-0.5, unit_length(k)
+        q, k = unit_length(q, self.K**-0.5), unit_length(k)
         rate = F.softplus(self.f_proj(x).float() + self.dt_bias.float()).unflatten(-1, (self.H, self.K))
         return q, k, v, (-self.A_log.float().exp().unsqueeze(-1) * rate, self.b_proj(x).float().sigmoid())
 

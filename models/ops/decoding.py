@@ -1,12 +1,14 @@
-"""What the kernels of a decode step share: when they are taken, and what they count on."""
+"""What our own kernels share: when they are taken, and what they count on."""
 
 import torch
 from torch import Tensor
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether an operation on x runs by a kernel: on an accelerator, up to float32. Else its definition runs."""
-    return x.device.type == "cuda" and x.dtype != torch.float64
+    """Whether an operation on x runs by a kernel: on an accelerator, up to float32. Else its definition runs, which
+    torch.compile fuses by itself."""
+    here = x.device.type == "cuda" and x.dtype != torch.float64
+    return here and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def fits_a_block(width: int) -> bool:

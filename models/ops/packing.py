@@ -31,12 +31,10 @@ def lengths_of(cu_seqlens: Tensor, B: int, T: int) -> list[int]:
     return lengths
 
 
-def token_places(lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which sequence each token belongs to, and its place in it, both ``[T]``."""
-    counts = torch.tensor(lengths, device=device)
-    sequence = torch.arange(len(lengths), device=device).repeat_interleave(counts, output_size=sum(lengths))
-    starts = counts.cumsum(0) - counts
-    return sequence, torch.arange(sum(lengths), device=device) - starts[sequence]
+def token_places(cu_seqlens: Tensor, T: int) -> Tensor:
+    """Each of T tokens' place in its packed sequence, ``[T]``; borders as `lengths_of` has checked them."""
+    token = torch.arange(T, device=cu_seqlens.device)
+    return token - cu_seqlens[torch.searchsorted(cu_seqlens, token, right=True) - 1]
 
 
 def unpack(x: Tensor, lengths: list[int]) -> Tensor:

@@ -3,11 +3,14 @@
 y_t = silu(Σ_i w_i · x_{t-W+1+i}),  i = 0 … W−1
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .packing import lengths_of, token_places
+from .decoding import takes_kernels
+from .packing import token_places
 
 
 def short_convolution(
@@ -32,37 +35,118 @@ def short_convolution(
     Returns:
         ``[B, T, C]``, and the new state ``[B, C, W - 1]`` in x's dtype, of every packed sequence ``[N, C, W - 1]``.
     """
-    B, T, C = x.shape
-    W = weight.shape[-1]
-    # Under autocast the weights are wider than what they are multiplied with; a wide product would be passed on.
-    weight = weight.to(x.dtype)
+    T, kept = x.shape[1], weight.shape[-1] - 1
     if mask is not None:
         # Real tokens first, in their order: then they are each other's neighbours, and the padding is behind them.
         order = mask.bool().logical_not().sort(dim=1, stable=True).indices.unsqueeze(-1)
         x = x.take_along_dim(order, dim=1)
-    past = x.new_zeros(B, W - 1, C) if state is None else state.to(x.dtype).mT
-    padded = torch.cat([past, x], dim=1)
-    lengths = None if cu_seqlens is None else lengths_of(cu_seqlens, B, T)
-    places = None if lengths is None else token_places(lengths, x.device)[1].unsqueeze(-1)
+    if cu_seqlens is not None:
+        cu_seqlens = cu_seqlens.to(x.device)
+    places = None if cu_seqlens is None else token_places(cu_seqlens, T)
+    inputs = x if state is None else torch.cat([state.to(x.dtype).mT, x], dim=1)
+    y = filtered(inputs, weight, T, places, activation=activation)
+    if cu_seqlens is not None:
+        ends = cu_seqlens[1:]
+        return y, _last(inputs.expand(len(ends), -1, -1), ends, cu_seqlens.diff(), kept)
+    if mask is None:
+        recent = inputs[:, max(0, inputs.shape[1] - kept) :]
+        return y, F.pad(recent, (0, 0, kept - recent.shape[1], 0)).mT
+    ends = mask.bool().sum(dim=1) + inputs.shape[1] - T
+    return torch.empty_like(y).scatter(1, order.expand_as(y), y), _last(inputs, ends, ends, kept)
+
+
+def _last(inputs: Tensor, ends: Tensor, lengths: Tensor, kept: int) -> Tensor:
+    """The last ``kept`` inputs before each end, ``[N, C, kept]``; zero before a sequence's first.
+
+    Args:
+        inputs: ``[N, S, C]``.
+        ends: ``[N]``, places in the S.
+        lengths: ``[N]``, how many of the inputs before the end are the sequence's.
+        kept: how many are wanted.
+    """
+    back = torch.arange(-kept, 0, device=inputs.device)
+    at = (ends.unsqueeze(-1) + back).clamp(min=0).unsqueeze(-1)
+    missing = lengths.unsqueeze(-1) + back < 0
+    return inputs.take_along_dim(at, dim=1).masked_fill(missing.unsqueeze(-1), 0).mT
+
+
+def filtered(x: Tensor, weight: Tensor, T: int, places: Tensor | None = None, *, activation: bool = True) -> Tensor:
+    """The convolution alone, for the last T of the tokens x; one kernel on an accelerator.
+
+    Args:
+        x: ``[B, S, C]``.
+        weight: ``[C, 1, W]``.
+        T: outputs; the S − T inputs before them, T or T + W − 1 in all, are the past.
+        places: ``[T]``, each token's place in its packed sequence; None without packing.
+        activation: whether SiLU is applied.
+
+    Returns:
+        ``[B, T, C]`` in x's dtype.
+    """
+    if takes_kernels(x):
+        return _Filtered.apply(x.contiguous(), weight.contiguous(), T, places, activation)
+    return reference(x, weight, T, places, activation=activation)
+
+
+def reference(x: Tensor, weight: Tensor, T: int, places: Tensor | None = None, *, activation: bool = True) -> Tensor:
+    """In plain torch: W products of whole sequences, for W of 4 faster than a grouped convolution on a CPU."""
+    W = weight.shape[-1]
+    # Under autocast the weights are wider than what they are multiplied with; a wide product would be passed on.
+    weight = weight.to(x.dtype)
+    padded = F.pad(x, (0, 0, T + W - 1 - x.shape[1], 0))
+    places = None if places is None else places.unsqueeze(-1)
 
     def tap(i: int) -> Tensor:
         earlier = padded[:, i : i + T]
         return earlier if places is None else earlier.masked_fill(places < W - 1 - i, 0)
 
-    # W products of whole sequences: for W of 4 faster than a grouped convolution on a CPU, and fused when compiled.
     y = tap(0) * weight[:, 0, 0]
     for i in range(1, W):
         y = torch.addcmul(y, tap(i), weight[:, 0, i])
-    y = F.silu(y) if activation else y
-    if lengths is not None and cu_seqlens is not None:
-        # Row n of `padded` is the first of the W − 1 inputs before token n.
-        before = torch.arange(W - 1, device=x.device)
-        ends = cu_seqlens[1:].to(x.device).unsqueeze(-1) + before
-        short = torch.tensor(lengths, device=x.device).unsqueeze(-1) + before < W - 1
-        return y, padded[0, ends].masked_fill(short.unsqueeze(-1), 0).mT
-    if mask is None:
-        return y, padded[:, T:].mT
-    # Row n of `padded` is the first of the W − 1 inputs that end with the n-th real token.
-    last = mask.bool().sum(dim=1, keepdim=True) + torch.arange(W - 1, device=x.device)
-    kept = padded.take_along_dim(last.unsqueeze(-1), dim=1)
-    return torch.empty_like(y).scatter(1, order.expand_as(y), y), kept.mT
+    return F.silu(y) if activation else y
+
+
+class _Filtered(torch.autograd.Function):
+    """By kernels; x ``[B, S, C]`` and filters ``[C, 1, W]``, contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, filters: Tensor, T: int, places: Tensor | None, activation: bool) -> Tensor:
+        ctx.save_for_backward(x, filters, places)
+        ctx.T, ctx.activation = T, activation
+        return _convolve(x, filters, T, places, activation)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        from .triton_surroundings import convolve_backward
+
+        x, filters, places = ctx.saved_tensors
+        (B, S, C), W = x.shape, filters.shape[-1]
+        dz = dy.contiguous()
+        if ctx.activation:
+            # What came out before SiLU is made again: keeping it would cost as much memory as the input.
+            dz = _convolve(x, filters, ctx.T, places, activation=True, dy=dz)
+        dx = torch.empty_like(x)
+        grid = -(-S // 64), -(-C // 64), B
+        partial = torch.empty(B * grid[0], W, C, dtype=torch.float32, device=x.device)
+        convolve_backward[grid](
+            x, filters, places, dz, dx, partial, ctx.T, S, C,
+            W=W, PACKED=places is not None, BLOCK_S=64, BLOCK_C=64, num_warps=4,
+        )  # fmt: skip
+        return dx, partial.sum(0).mT.unsqueeze(1).to(filters.dtype), None, None, None
+
+
+def _convolve(
+    x: Tensor, filters: Tensor, T: int, places: Tensor | None, activation: bool, dy: Tensor | None = None
+) -> Tensor:
+    """The outputs, or, given their gradient, the gradient before SiLU; ``[B, T, C]``."""
+    from .triton_surroundings import convolve
+
+    (B, S, C), W = x.shape, filters.shape[-1]
+    y = x.new_empty(B, T, C)
+    convolve[(-(-T // 32), -(-C // 128), B)](
+        x, filters, places, dy, y, T, S, C,
+        W=W, PACKED=places is not None, ACTIVATION=activation, GRADIENT=dy is not None,
+        BLOCK_T=32, BLOCK_C=128, num_warps=4,
+    )  # fmt: skip
+    return y

@@ -19,6 +19,7 @@ from ...models.registry import get_mixer
 from ..floors import STATE_BYTES, Work, layer_state_flops
 from .contenders import Contender, Outputs, Pass, Subject, replayed, results
 from .geometry import B, Geometry, float_type
+from .recurrences import COMPILED_LIMIT, when_called
 
 DECODE_LAYERS = 8
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
@@ -93,6 +94,8 @@ def _contenders(mixer: str, layer: TokenMixer, geometry: Geometry, device: str) 
         )
     )
     recurrence = layer.recurrence
+    if recurrence is not None and layer.training_backend() != "torch":
+        found += _without_kernels(mixer, geometry, device)
     if mixer in FLA_LAYERS and recurrence is not None and library_trouble("fla", recurrence.name, True) is None:
         theirs = FLA_LAYERS[mixer](layer, geometry)
         found.append(
@@ -105,6 +108,20 @@ def _contenders(mixer: str, layer: TokenMixer, geometry: Geometry, device: str) 
             )
         )
     return found
+
+
+def _without_kernels(mixer: str, geometry: Geometry, device: str) -> list[Contender]:
+    """The layer with its recurrence in plain torch, in a CUDA graph; compiled too, where that is affordable."""
+    layer = make_layer(mixer, geometry, device, backend="torch")
+    parameters = list(layer.parameters())
+    passes: tuple[Pass, ...] = ("forward", "training")
+    return [
+        Contender("torch-graph", _forward(layer), parameters=parameters, passes=passes, replayed=True),
+        Contender(
+            "torch-compiled", when_called(lambda: torch.compile(_forward(layer), dynamic=False)),
+            parameters=parameters, passes=passes, replayed=True, longest=COMPILED_LIMIT,
+        ),
+    ]  # fmt: skip
 
 
 def _forward(layer: TokenMixer) -> Callable[..., Outputs]:

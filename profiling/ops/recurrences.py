@@ -95,7 +95,11 @@ def _contenders(
     found = [
         Contender("reference", stepped, longest=geometry.compared, decode=_step(stepped, inputs)),
         Contender("torch", recurrence.chunked),
-        Contender("torch-compiled", _compiled(recurrence), longest=COMPILED_LIMIT),
+        Contender(
+            "torch-compiled",
+            when_called(lambda: torch.compile(recurrence.chunked, dynamic=False)),
+            longest=COMPILED_LIMIT,
+        ),
     ]
     if device == "cuda":
         step = _step(stepped, inputs, graph=True)
@@ -115,13 +119,13 @@ def _contenders(
     return found
 
 
-def _compiled(recurrence: Recurrence) -> Callable[..., Outputs]:
+def when_called(make: Callable[[], Callable[..., Outputs]]) -> Callable[..., Outputs]:
+    """Something that is compiled when first called: whoever does not ask for it pays nothing."""
     compiled: list[Callable[..., Outputs]] = []
 
     def run(*inputs: Tensor) -> Outputs:
-        # Compiled when first called: whoever does not ask for it pays nothing.
         if not compiled:
-            compiled.append(torch.compile(recurrence.chunked, dynamic=False))
+            compiled.append(make())
         return compiled[0](*inputs)
 
     return run

@@ -1,0 +1,126 @@
+"""What stands around a recurrence: kernels against their definitions in torch, values and gradients.
+
+On a GPU, or in Triton's interpreter on the CPU, in a process of its own since Triton decides at its import.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from infinitevl_bench.models.ops import head_norm, short_convolution, unit_length
+from infinitevl_bench.models.ops.packing import token_places
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+device = "cpu" if INTERPRETED else "cuda"
+kernels = pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=[] if INTERPRETED else [pytest.mark.gpu])])
+
+# Interpreted arithmetic is numpy's, which has no bfloat16.
+NARROW = torch.float16 if INTERPRETED else torch.bfloat16
+BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, NARROW])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+def test_kernels_in_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", __file__]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, kernels take what lies on the CPU."""
+    if INTERPRETED:
+        for module in (head_norm, short_convolution, unit_length):
+            monkeypatch.setattr(module, "takes_kernels", lambda x: x.dtype != torch.float64)
+
+
+def drawn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def assert_agree(run: Callable[..., Tensor], define: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Results, and the gradient of every input for one random loss, against the definition in float64."""
+    ours = [x.clone().requires_grad_() for x in inputs]
+    theirs = [x.double().requires_grad_() for x in inputs]
+    found, expected = run(*ours), define(*theirs)
+    assert found.dtype == inputs[0].dtype
+    loss = drawn(*found.shape, seed=9, dtype=found.dtype)
+    pairs = zip(
+        [found, *torch.autograd.grad(found, ours, loss)],
+        [expected, *torch.autograd.grad(expected, theirs, loss.double())],
+        strict=True,
+    )
+    for n, (actual, right) in enumerate(pairs):
+        assert n == 0 or actual.dtype == inputs[n - 1].dtype
+        error = (actual.double() - right).norm() / right.norm()
+        assert error <= BOUNDS[inputs[0].dtype], f"result {n} is off by {error:.1e}"
+
+
+@kernels
+@dtypes
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize(
+    ("T", "width", "past", "borders"),
+    [(1, 4, 0, None), (1, 4, 3, None), (70, 4, 0, None), (70, 4, 3, None), (33, 2, 1, None), (40, 3, 0, None),
+     (9, 1, 0, None), (70, 4, 0, [0, 1, 3, 35, 70]), (33, 2, 0, [0, 32, 33])],
+)  # fmt: skip
+def test_convolution(
+    kernel_of: str, dtype: torch.dtype, activation: bool, T: int, width: int, past: int, borders: list[int] | None
+) -> None:
+    x = drawn(1 if borders else 2, T + past, 130, seed=1, dtype=dtype)
+    filters = drawn(130, 1, width, seed=2, dtype=torch.float32)
+    places = None if borders is None else token_places(torch.tensor(borders, device=device), T)
+
+    def form(convolve: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, weight: convolve(x, weight, T, places, activation=activation)
+
+    assert_agree(form(short_convolution.filtered), form(short_convolution.reference), x, filters)
+
+
+@kernels
+@dtypes
+@pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 37, 3, 24), (1, 5, 2, 128)])
+def test_unit_length(kernel_of: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = drawn(*shape, seed=1, dtype=dtype)
+    assert_agree(lambda x: unit_length.unit_length(x, 0.3), lambda x: unit_length.reference(x, 0.3), x)
+
+
+@kernels
+@dtypes
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 37, 3, 24), (1, 5, 2, 256), (1, 8200, 1, 4)])
+def test_head_norm(kernel_of: str, dtype: torch.dtype, gated: bool, shape: tuple[int, ...]) -> None:
+    inputs = [drawn(*shape, seed=1, dtype=dtype), drawn(shape[-1], seed=2, dtype=torch.float32)]
+    if gated:
+        inputs.append(drawn(*shape, seed=3, dtype=dtype))
+
+    def form(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda o, weight, *gate: norm(o, weight, 1e-5, *gate)
+
+    assert_agree(form(head_norm.head_norm), form(head_norm.reference), *inputs)
+
+
+@kernels
+def test_what_is_not_contiguous_is_read_in_its_own_order(kernel_of: str) -> None:
+    x = drawn(2, 6, 16, seed=1, dtype=torch.float32).mT
+    assert_agree(unit_length.unit_length, unit_length.reference, x)
+    filters = drawn(6, 1, 3, seed=2, dtype=torch.float32)
+    assert_agree(
+        lambda x, w: short_convolution.filtered(x, w, 16), lambda x, w: short_convolution.reference(x, w, 16), x, filters
+    )  # fmt: skip
+
+
+@kernels
+def test_nothing_is_computed_twice_over(kernel_of: str) -> None:
+    """Gradients of gradients are refused, not wrong."""
+    x = drawn(1, 2, 16, seed=1, dtype=torch.float32).requires_grad_()
+    (once,) = torch.autograd.grad(unit_length.unit_length(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()
