@@ -1,8 +1,8 @@
 """Run the cells of a grid: several worker processes, one live table, nothing lost when it is stopped.
 
 Workers share nothing but the run folders. Each goes through all cells, passes over those that are finished or held by
-another process, and runs the rest; so two commands over the same grid divide the work, and a killed one is continued by
-calling it again.
+another process, and runs the rest; so two commands over the same grid divide the work, and each ends when all of it is
+done. A killed one is continued by calling it again.
 """
 
 import json
@@ -16,11 +16,12 @@ from pathlib import Path
 
 from rich.live import Live
 
+from ..archive.folders import read_run
 from ..environment import COMMAND, command_line
 from ..errors import UserError
 from ..models.device import visible_accelerators
 from ..printing import PlainConsole
-from ..records import Record, RunFolder, RunHeldError, RunSpec
+from ..records import Record, RunFolder, RunSpec
 from ..scratch import ScratchFolder
 from .progress import POLL_SECONDS, GridProgress
 from .ray_grid import Cluster, run_on_ray
@@ -60,8 +61,7 @@ def run_grid(
         if folder.finished:
             # A damaged result is said now, not after the others are trained.
             folder.records()
-    todo = [folder.spec for folder in folders if not folder.finished]
-    if todo:
+    while todo := [folder.spec for folder in folders if not folder.finished]:
         try:
             if cluster is None:
                 prepare_pages(todo[0], runs, console)
@@ -72,19 +72,25 @@ def run_grid(
             raise UserError(
                 f"cannot run the workers: {error}; free some space, then call the same command again", 1
             ) from error
-        for folder in folders:
-            if not folder.finished:
-                raise failure or _unfinished(folder)
+        if failure is not None and not all(folder.finished for folder in folders):
+            raise failure
+        _wait_for_others([folder for folder in folders if not folder.finished], console)
     return [record for folder in folders for record in folder.records()]
 
 
-def _unfinished(folder: RunFolder) -> UserError:
-    """Why a run without a result is left, when no worker complained: another process holds it, or held it till now."""
-    try:
-        with folder:
-            return UserError(f"run {folder.spec.id} did not finish; call the same command again to go on", 1)
-    except RunHeldError as held:
-        return held
+def _wait_for_others(left: list[RunFolder], console: PlainConsole) -> None:
+    """Wait for the runs that other processes hold; what those then leave unfinished is ours to run.
+
+    Raises:
+        UserError: if nobody holds what is left, though no worker complained.
+    """
+    held = [folder.path for folder in left if read_run(folder.path).state == "held"]
+    if left and not held:
+        raise UserError(f"run {left[0].spec.id} did not finish; call the same command again to go on", 1)
+    if held:
+        console.print(f"waiting for {len(held)} of the cells, which another process holds (Ctrl-C ends the waiting)")
+    while any(read_run(path).state == "held" for path in held):
+        time.sleep(POLL_SECONDS)
 
 
 def prepare_pages(spec: RunSpec, runs: Path, console: PlainConsole) -> None:

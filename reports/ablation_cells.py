@@ -20,6 +20,7 @@ VARIANT_NAMES = {"conv_size=0": "no convolution", "conv_size=4, gate=True, norm=
 BASELINES = {"blind": "never sees the picture", "page_value": "names some value on the page"}
 LEARNING = ("learnt", "steps_to_threshold")
 DEFAULT_PATTERN = "SLLL"
+LINEAR_PATTERN = "L"
 CONTROL_PATTERNS = {"S": "Sliding window only", "F": "Full attention"}
 
 

@@ -14,6 +14,7 @@ from .ablation_cells import (
     BASELINES,
     CONTROL_PATTERNS,
     DEFAULT_PATTERN,
+    LINEAR_PATTERN,
     MIXER_NAMES,
     Arm,
     Block,
@@ -34,7 +35,7 @@ ORDERINGS = "The paper's figures are known as orderings only, so its column hold
 
 
 def mixer_table(records: Sequence[Record]) -> Artifact:
-    """Table 3: token mixers with one sliding-window layer in four."""
+    """Table 3: token mixers with one sliding-window layer in four, and below in every layer."""
     from .ablation_figures import mixer_figure
 
     cells = [r for r in ablation_records(records) if r.pattern == DEFAULT_PATTERN or r.pattern in CONTROL_PATTERNS]
@@ -54,23 +55,33 @@ def mixer_table(records: Sequence[Record]) -> Artifact:
         if not any(arm.mixer == mixer and arm.pattern == DEFAULT_PATTERN for block in blocks for arm in block.arms())
     ]
     tried = tried_rates(records)
-    tables = tuple(
-        table
-        for block in blocks
-        for table in _block_tables("Token mixer", block, place, lambda arm: arm.label, words, tried)
-    )
-    if not tables:
-        tables = (_orderings_table("Token mixer", {MIXER_NAMES[name]: said for name, said in MIXER_ORDERING.items()}),)
+
+    def tables_of(block: Block) -> list[Table]:
+        return _block_tables("Token mixer", block, place, lambda arm: arm.label, words, tried)
+
+    tables = tuple(table for block in blocks for table in tables_of(block))
+    alone = _without_windows(records)
+    for block in alone:
+        tables += tuple(replace(table, title=f"{table.title}, no sliding-window layer") for table in tables_of(block))
+    if not blocks:
+        said = {MIXER_NAMES[name]: words for name, words in MIXER_ORDERING.items()}
+        tables = (_orderings_table("Token mixer", said), *tables)
     return Artifact(
         name="table3",
         label="Table 3",
         title="Table 3 · Token mixers at sliding-window ratio 1/4",
-        caption=_caption(blocks, tried),
+        caption=_caption([*blocks, *alone], tried),
         tables=tables,
         figure=(lambda theme: mixer_figure(blocks[0], theme)) if blocks else None,
         missing=tuple(absent),
-        runs=run_ids(record for block in blocks for record in block.records),
+        runs=run_ids(record for block in [*blocks, *alone] for record in block.records),
     )
+
+
+def _without_windows(records: Sequence[Record]) -> list[Block]:
+    """Comparable cells of two mixers or more, each in every layer."""
+    cells = [record for record in ablation_records(records) if record.pattern == LINEAR_PATTERN]
+    return [block for block in blocks_of(cells) if len({arm.mixer for arm in block.arms()}) > 1]
 
 
 RATIO_MIXER = "gated_deltanet"

@@ -14,7 +14,7 @@ from ..records import Record, atomic_write, measured_records
 from .artifacts import ARTIFACTS, Artifact, artifact_names, make_artifact
 from .claims import Verdict, judge_all
 from .estimates import run_ids
-from .figures import drawn_from, render
+from .figures import LIGHT, THEMES, drawn_from, render_all
 from .provenance import provenance_of
 from .published import published_records
 from .tables import to_csv, to_latex, to_markdown
@@ -111,16 +111,24 @@ def report_files(
     wanted = artifact_names() if "html" in kinds else [name for name in artifact_names() if name in names]
     made = {name: make_artifact(name, records) for name in wanted}
     content: dict[str, bytes] = {}
+    pictures: dict[str, dict[str, bytes]] = {}
     for name, artifact in made.items():
         if name in names:
-            content.update(_artifact_files(artifact, kinds))
+            content.update(_texts(artifact, kinds))
+        files = [(kind, LIGHT) for kind in FIGURES if kind in kinds and name in names]
+        on_page = [("svg", theme) for theme in THEMES if "html" in kinds]
+        if artifact.figure is not None and (wanted := files + on_page):
+            drawn = render_all(artifact.figure, wanted, artifact.digest)
+            content.update({name + FORMATS[kind]: drawn[kind, theme] for kind, theme in files})
+            pictures[name] = {theme.name: drawn[kind, theme] for kind, theme in on_page}
     if "md" in kinds:
         content[CLAIMS] = verdicts_markdown(verdicts).encode()
     if "html" in kinds:
         from .page import page
 
         measured = [record for record in records if record.source == "measured"]
-        content[PAGE] = page(list(made.values()), verdicts, records, provenance_of(runs, measured)).encode()
+        provenance = provenance_of(runs, measured)
+        content[PAGE] = page(list(made.values()), pictures, verdicts, records, provenance).encode()
     return content
 
 
@@ -133,7 +141,8 @@ def _way_out(out: Path) -> str:
     return f"write it with `infinitevl-bench report --out {shlex.quote(str(out))}`"
 
 
-def _artifact_files(artifact: Artifact, kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _texts(artifact: Artifact, kinds: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """The artifact's tables in each format of text."""
     missing = [(one.what, one.command) for one in artifact.missing]
     texts: dict[str, Callable[[], str]] = {
         "md": lambda: to_markdown(artifact.title, artifact.caption, artifact.tables, missing),
@@ -143,9 +152,6 @@ def _artifact_files(artifact: Artifact, kinds: Collection[str]) -> Iterator[tupl
     for kind, text in texts.items():
         if kind in kinds:
             yield artifact.name + FORMATS[kind], text().encode()
-    for kind in FIGURES:
-        if kind in kinds and artifact.figure is not None:
-            yield artifact.name + FORMATS[kind], render(artifact.figure, kind, data=artifact.digest)
 
 
 def _possible_files(names: Iterable[str], kinds: Collection[str]) -> list[str]:

@@ -8,6 +8,7 @@ from ..records import Record
 from .efficiency import ESTIMATE, SeriesKey, canonical_model, in_order, is_full_size, series_key
 from .estimates import estimate, extra_text, group
 from .figures import (
+    DPI,
     GREY,
     MARKERS,
     WIDTH,
@@ -49,7 +50,7 @@ def overview_figure(
     heights = [0.2 + 0.22 * len(group(rows, series_key)) for rows in by_metric.values()]
     scatter_height = 2.9
     whole = sum(heights) + 0.32 * len(heights) + scatter_height
-    figure = Figure(figsize=(WIDTH, whole), layout="constrained")
+    figure = Figure(figsize=(WIDTH, whole), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(len(BAR_UNITS) + 1, 1, height_ratios=[*heights, scatter_height])
     for place, (metric, rows) in enumerate(by_metric.items()):
         _bar_panel(figure.add_subplot(grid[place]), metric, rows, theme)

@@ -7,7 +7,7 @@ of colour blindness tell apart, and each arm keeps its colour across figures. Li
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
     "#8A8F98",
 )
 WIDTH = 7.2  # inches: the text width of a page
+DPI = 200
 MARKERS = "osD^vPX"
 MARK = "infinitevl-bench data "
 
@@ -48,9 +49,9 @@ class Theme:
     paper: str | None
 
 
-PRINT = Theme("print", "#1B1F24", "#5B636E", "#DDE1E6", "#FFFFFF")
-LIGHT = Theme("light", "#1B1F24", "#5B636E", "#DDE1E6", None)
+LIGHT = Theme("light", "#1B1F24", "#5B636E", "#DDE1E6", "#FFFFFF")
 DARK = Theme("dark", "#E8EAED", "#A3ABB6", "#3A4049", None)
+THEMES = (LIGHT, DARK)
 # Blue and purple lose contrast on a dark page; these keep their hue.
 _ON_DARK = {BLUE: "#4FA8E0", VERMILION: "#F07C3A", GREEN: "#2EBF95", PURPLE: "#DE97BC"}
 
@@ -67,27 +68,53 @@ def shade(colour: str, theme: Theme) -> str:
     return _ON_DARK.get(colour, colour) if theme.name == "dark" else colour
 
 
-def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = PRINT, data: str = "") -> bytes:
-    """Draw a figure and write it as ``png``, ``svg`` or ``pdf``, without dates or versions inside.
+def render(draw: "Callable[[Theme], Figure]", kind: str, theme: Theme = LIGHT, data: str = "") -> bytes:
+    """One file of a figure; see `render_all`."""
+    return render_all(draw, [(kind, theme)], data)[kind, theme]
 
-    Another release of matplotlib may draw the same numbers with other bytes; ``data``, a digest of what is drawn, is
-    kept in the file, so that `drawn_from` can tell whether it shows the same.
+
+def render_all(
+    draw: "Callable[[Theme], Figure]", wanted: Iterable[tuple[str, Theme]], data: str = ""
+) -> dict[tuple[str, Theme], bytes]:
+    """Draw a figure, once for each theme, and write it to files without dates or versions inside.
+
+    Laying a figure out takes longer than writing it, so all files of a theme share one layout, and a file's bytes do
+    not depend on which others are wanted.
+
+    Args:
+        draw: makes the figure.
+        wanted: (format, theme) of each file; ``png``, ``svg`` or ``pdf``.
+        data: a digest of what is drawn, kept in the files. Another release of matplotlib may draw the same numbers with
+            other bytes; `drawn_from` then tells whether a file shows the same.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
+    figures: dict[Theme, Figure] = {}
+    files = {}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc on this machine must not change the report
-        matplotlib.rcParams.update(_style(theme))
-        figure: Figure = draw(theme)
-        buffer = BytesIO()
-        metadata: dict[str, Any] = {
-            "png": {"Software": None, "Source": MARK + data},
-            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None, "Source": MARK + data},
-            "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None, "Subject": MARK + data},
-        }[kind]
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata, transparent=theme.paper is None)
-    return buffer.getvalue()
+        for kind, theme in dict.fromkeys(wanted):
+            matplotlib.rcParams.update(_style(theme))
+            if theme not in figures:
+                figures[theme] = figure = draw(theme)
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
+            buffer = BytesIO()
+            transparent = theme.paper is None
+            figures[theme].savefig(
+                buffer, format=kind, dpi=DPI, metadata=_metadata(kind, MARK + data), transparent=transparent
+            )
+            files[kind, theme] = buffer.getvalue()
+    return files
+
+
+def _metadata(kind: str, mark: str) -> dict[str, Any]:
+    """The mark, and nothing of what matplotlib writes of itself and of the day."""
+    return {
+        "png": {"Software": None, "Source": mark},
+        "svg": {"Date": None, "Creator": None, "Format": None, "Type": None, "Source": mark},
+        "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None, "Subject": mark},
+    }[kind]
 
 
 def drawn_from(file: bytes) -> str | None:
@@ -100,7 +127,7 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **grid: Any) -> "
     """A figure of the common width with ``rows × columns`` axes, without the global state of pyplot."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, [axis for line in axes for axis in line]
 

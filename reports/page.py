@@ -6,7 +6,7 @@ an image with a data address, in both themes, so that its insides cannot reach t
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, StrictUndefined
@@ -16,7 +16,7 @@ from ..records import Record, package_path
 from .artifacts import Artifact
 from .claims import STATUSES, Verdict
 from .estimates import extra_text, group, run_ids
-from .figures import DARK, LIGHT, Theme, drawn_from, render
+from .figures import DARK, LIGHT, drawn_from
 from .provenance import Provenance
 from .published import PAPER
 from .tables import Row
@@ -39,6 +39,7 @@ class RunsOfEnvironment:
 
 def page(
     artifacts: Sequence[Artifact],
+    pictures: Mapping[str, Mapping[str, bytes]],
     verdicts: Sequence[Verdict],
     records: Sequence[Record],
     provenance: Sequence[Provenance],
@@ -47,6 +48,7 @@ def page(
 
     Args:
         artifacts: in the order of the page.
+        pictures: of every artifact with a figure, by the name of the theme, as SVG.
         verdicts: of all claims.
         records: published and measured, for the summary.
         provenance: of the runs behind measured records.
@@ -76,7 +78,7 @@ def page(
         slugs={status: status.replace(" ", "-") for status in STATUSES},
         interval=interval_text,
         lacking=lacking,
-        picture=picture,
+        picture=lambda artifact, theme: data_address(pictures[artifact.name][theme.name]),
         facets=_facets,
         filters=_filters(artifacts),
         folded=lambda artifact, table: artifact.figure is not None and len(table.rows) > LONGEST_OPEN_TABLE,
@@ -84,11 +86,9 @@ def page(
     )
 
 
-def picture(artifact: Artifact, theme: Theme) -> str:
-    """An artifact's figure as a data address."""
-    if artifact.figure is None:
-        raise ValueError(f"{artifact.name} has no figure")
-    return f"data:image/svg+xml;base64,{b64encode(render(artifact.figure, 'svg', theme, artifact.digest)).decode()}"
+def data_address(svg: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
 
 
 def without_drawings(page: bytes) -> bytes:

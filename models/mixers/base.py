@@ -127,8 +127,8 @@ class TokenMixer(nn.Module):
             ``[B, T, D]``, and None where attention returns its weights.
 
         Raises:
-            UserError: for packed sequences with a cache or padding, or that do not fill the batch, or a cache of another
-                model.
+            UserError: for packed sequences with a cache or padding, or that do not fill the batch; for a cache of
+                another model.
         """
         cache = kwargs.get("cache") if kwargs.get("cache") is not None else kwargs.get("past_key_values")
         cu_seqlens = kwargs.get("cu_seq_lens_q")

@@ -16,13 +16,20 @@ from torch import Tensor
 LIBRARIES = ("fla", "mamba_ssm")
 """Backends that are kernel libraries, in the order in which `auto` tries them."""
 
-COMPARED: dict[str, frozenset[str]] = {
-    "gated_delta_rule": frozenset({"fla"}),
-    "selective_state_space": frozenset({"mamba_ssm"}),
-    "selective_scan": frozenset({"mamba_ssm"}),
+EVERY = frozenset({torch.float32, torch.float16, torch.bfloat16})
+BRAIN = frozenset({torch.bfloat16})
+
+COMPARED: dict[str, dict[str, frozenset[torch.dtype]]] = {
+    "delta_rule": {"fla": BRAIN},
+    "gated_delta_rule": {"fla": BRAIN},
+    "kimi_delta_rule": {"fla": BRAIN},
+    "linear_attention": {"fla": BRAIN},
+    "state_space_dual": {"fla": BRAIN},
+    "selective_state_space": {"fla": BRAIN, "mamba_ssm": EVERY},
+    "selective_scan": {"mamba_ssm": EVERY},
 }
-"""Recurrence → the libraries whose kernel was compared with its definition on a GPU, outputs and gradients (``pytest -m
-gpu tests/models``; fla's in ``bench ops``, in one shape); `auto` takes no other."""
+"""Recurrence → library → types of q, k and v in which its kernel was compared with its definition on a GPU: outputs and,
+where it trains there, gradients (``pytest -m gpu tests/models/test_kernels_on_a_gpu.py``). `auto` takes no other."""
 
 REFUSED_ON_HOPPER = frozenset({"gated_delta_rule", "state_space_dual", "selective_state_space"})
 """Recurrences whose backward pass runs the kernel that fla refuses on Hopper with Triton 3.4 to 3.7.0."""
@@ -119,11 +126,11 @@ def library_trouble(library: str, recurrence: str, with_gradient: bool = False) 
     return None
 
 
-def not_compared(library: str, recurrence: str) -> str | None:
+def not_compared(library: str, recurrence: str, dtype: torch.dtype) -> str | None:
     """Why `auto` does not take a kernel that could run; None where it does."""
-    if library in COMPARED.get(recurrence, frozenset()):
+    if dtype in COMPARED.get(recurrence, {}).get(library, frozenset()):
         return None
-    return f"not yet compared with its definition on a GPU; backend {library} asks for it all the same"
+    return f"not compared with its definition on a GPU in {_name(dtype)}; backend {library} asks for it all the same"
 
 
 def one_step(*inputs: Tensor) -> bool:

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -233,26 +235,70 @@ def test_debug_shows_all_that_a_failed_worker_said(
     assert capsys.readouterr().err == "first line\nlast line\n"
 
 
-def test_a_held_cell_is_passed_over_and_named(
+@contextmanager
+def held_until_waited_for(
+    spec: RunSpec, runs: Path, console: Console, monkeypatch: pytest.MonkeyPatch, *, finishing: bool
+) -> Iterator[None]:
+    """Another holder of a run, which finishes it, or gives it up, when the console says that someone waits."""
+    has_it, waited_for = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with RunFolder(runs, spec) as folder:
+            has_it.set()
+            assert waited_for.wait(60)
+            if finishing:
+                folder.finish([], status="ok")
+
+    said: list[str] = []
+
+    def hear(*shown: object) -> None:
+        said.extend(map(str, shown))
+        if any("waiting for 1 of the cells, which another process holds" in text for text in said):
+            waited_for.set()
+
+    monkeypatch.setattr(console, "print", hear)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert has_it.wait(60)
+    try:
+        yield
+    finally:
+        assert waited_for.is_set(), said
+        holder.join()
+
+
+def test_a_held_cell_is_passed_over_and_waited_for(
     stand_in: Callable[[str], None], tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, free = cells()
     ran = []
-    with RunFolder(tmp_path, held):
 
-        def run_cell(spec: RunSpec, runs: Path) -> None:
-            with RunFolder(runs, spec) as folder:
-                ran.append(spec.id)
-                folder.finish([], status="ok")
+    def run_cell(spec: RunSpec, runs: Path) -> None:
+        with RunFolder(runs, spec) as folder:
+            ran.append(spec.id)
+            folder.finish([], status="ok")
 
-        monkeypatch.setattr("infinitevl_bench.ablations.cell.run_cell", run_cell)
+    monkeypatch.setattr("infinitevl_bench.ablations.cell.run_cell", run_cell)
+    stand_in("exit 0")
+    with held_until_waited_for(held, tmp_path, quiet, monkeypatch, finishing=True):
         assert work([held, free], tmp_path) == 0
         assert ran == [free.id]
-        stand_in("exit 0")
-        with pytest.raises(RunHeldError, match=f"{held.id} is held by another process; wait for it"):
-            run_grid([held, free], tmp_path, 1, quiet)
-    with pytest.raises(UserError, match=f"{held.id} did not finish; call the same command again"):
-        run_grid([held, free], tmp_path, 1, quiet)
+        assert run_grid([held, free], tmp_path, 1, quiet) == []
+    assert RunFolder(tmp_path, held).finished
+
+
+def test_what_another_process_gives_up_is_run_here(
+    stand_in: Callable[[str], None], tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = cells()[0]
+    stand_in(f"echo once more >> {tmp_path}/rounds")
+    # The second round's worker, a stand-in, does nothing either: that is said, and not tried for ever.
+    with (
+        held_until_waited_for(held, tmp_path, quiet, monkeypatch, finishing=False),
+        pytest.raises(UserError, match=f"{held.id} did not finish; call the same command again"),
+    ):
+        run_grid([held], tmp_path, 1, quiet)
+    assert (tmp_path / "rounds").read_text().count("once more") == 2
 
 
 @pytest.fixture

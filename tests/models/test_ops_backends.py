@@ -6,10 +6,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
+from infinitevl_bench.files import package_path
 from infinitevl_bench.models.ops import kernels
 from infinitevl_bench.models.ops import recurrence as recurrence_module
 from infinitevl_bench.models.ops.kernels import Call, Kernel
 from infinitevl_bench.models.ops.recurrence import BACKENDS, Recurrence
+from infinitevl_bench.records import read_records
 
 from .recurrences import (
     RECURRENCES,
@@ -110,7 +112,7 @@ def test_limits_of_single_kernels(name: str, backend: str, call: Call, words: st
 def test_auto_falls_back_from_what_a_kernel_does_not_take(
     recurrence: Recurrence, backend: str, libraries: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    libraries.setattr(kernels, "COMPARED", {recurrence.name: frozenset(kernels.LIBRARIES)})
+    libraries.setattr(kernels, "COMPARED", {recurrence.name: dict.fromkeys(kernels.LIBRARIES, kernels.BRAIN)})
     assert recurrence.resolve("auto", on_cuda()) in recurrence.kernels
     assert not caplog.records
     for _ in range(3):
@@ -122,18 +124,30 @@ def test_auto_falls_back_from_what_a_kernel_does_not_take(
 
 
 @every_recurrence
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("T", [1, 64])
 @pytest.mark.usefixtures("libraries")
-def test_auto_takes_only_kernels_that_were_compared(recurrence: Recurrence, T: int, with_gradient: bool) -> None:
-    compared = [x for x in kernels.LIBRARIES if x in kernels.COMPARED.get(recurrence.name, ())]
+def test_auto_takes_only_kernels_that_were_compared(
+    recurrence: Recurrence, T: int, with_gradient: bool, dtype: torch.dtype
+) -> None:
+    entry = kernels.COMPARED.get(recurrence.name, {})
+    compared = [library for library in kernels.LIBRARIES if dtype in entry.get(library, ())]
     expected = compared[0] if compared else "reference" if T == 1 else "torch"
-    assert recurrence.resolve("auto", on_cuda(T, with_gradient=with_gradient)) == expected
+    assert recurrence.resolve("auto", on_cuda(T, dtype, with_gradient=with_gradient)) == expected
 
 
-def test_compared_kernels_exist() -> None:
-    for name, libraries in kernels.COMPARED.items():
-        assert libraries <= RECURRENCES[name].kernels.keys()
+def test_what_was_compared_has_its_errors_on_record() -> None:
+    """Every entry is a kernel that exists, and its comparison is among the records that the package ships."""
+    seen = {
+        (record.model, record.extra["backend"], record.extra["dtype"], record.extra["what"])
+        for record in read_records(package_path("reports", "measured", "kernel_errors.jsonl"))
+    }
+    for name, entry in kernels.COMPARED.items():
+        assert entry.keys() <= RECURRENCES[name].kernels.keys()
+        for library, dtypes in entry.items():
+            for dtype in dtypes:
+                assert (name, library, str(dtype).removeprefix("torch."), "forward") in seen
 
 
 @every_recurrence

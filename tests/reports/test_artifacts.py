@@ -6,7 +6,7 @@ import pytest
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.records import Record
 from infinitevl_bench.reports.artifacts import ARTIFACTS, Artifact, artifact_names, artifact_title, make_artifact
-from infinitevl_bench.reports.figures import DARK, LIGHT, render, spread
+from infinitevl_bench.reports.figures import DARK, LIGHT, render, render_all, spread
 from infinitevl_bench.reports.published import published_records
 from infinitevl_bench.reports.tables import NOTHING, Row, Table
 
@@ -52,9 +52,12 @@ def test_with_measurements_every_row_says_who_says_so(name: str, mixed: list[Rec
     for row in rows_of(artifact, "published"):
         assert row.runs == ()
     if artifact.figure is not None:
-        pictures = {theme.name: render(artifact.figure, "svg", theme) for theme in (LIGHT, DARK)}
-        assert pictures["light"] != pictures["dark"]
-        assert pictures["light"] == render(artifact.figure, "svg", LIGHT)
+        files = [("png", LIGHT), ("svg", LIGHT), ("svg", DARK), ("pdf", LIGHT)]
+        together = render_all(artifact.figure, files, artifact.digest)
+        assert together["svg", LIGHT] != together["svg", DARK]
+        # Alone, and in another order, each is the same.
+        assert together["svg", LIGHT] == render(artifact.figure, "svg", data=artifact.digest)
+        assert together == render_all(artifact.figure, files[::-1], artifact.digest)
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from infinitevl_bench.records import Record
 from infinitevl_bench.reports.artifacts import make_artifact
-from infinitevl_bench.reports.figures import PRINT
+from infinitevl_bench.reports.figures import LIGHT
 from infinitevl_bench.reports.tables import Row, Table
 
 DELTA, GLA = ("gated_deltanet", "SLLL"), ("gla", "SLLL")
@@ -76,7 +76,7 @@ def test_curves_of_exact_answers(make: SimpleNamespace) -> None:
     assert rows[("OCRBench (synthetic)", "GLA")] == ["SLLL", "25", "20.0", "20.0", "1/3 (75)"]
     assert len(rows) == 4
     assert artifact.figure is not None
-    figure = artifact.figure(PRINT)
+    figure = artifact.figure(LIGHT)
     panel = figure.axes[0]
     thin = [line for line in panel.lines if line.get_linewidth() < 1]
     thick = [line for line in panel.lines if line.get_linewidth() > 1]
@@ -90,7 +90,7 @@ def test_curves_of_arms_that_differ_in_their_pattern_are_told_apart(make: Simple
     records = make.learning({("gated_deltanet", one): [25, 50] for one in ("L", "SLLL", "SL")})
     artifact = make_artifact("probe_curves", records)
     assert artifact.figure is not None
-    thick = [line for line in artifact.figure(PRINT).axes[0].lines if line.get_linewidth() > 1]
+    thick = [line for line in artifact.figure(LIGHT).axes[0].lines if line.get_linewidth() > 1]
     assert len({(line.get_linestyle(), line.get_marker()) for line in thick}) == 3
     assert {line.get_label() for line in thick} == {f"Gated DeltaNet {one}" for one in ("L", "SLLL", "SL")}
 
