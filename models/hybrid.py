@@ -29,6 +29,7 @@ from .config import LAYER_TYPES, HybridVLConfig, HybridVLTextConfig
 from .mixers.base import TokenMixer
 from .positions import batch_positions
 from .registry import get_mixer
+from .vision_attention import batch_windows
 
 # transformers calls the cache ``cache`` in newer releases and ``past_key_values`` in older ones.
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -190,6 +191,7 @@ class HybridVLModel(HybridVLPreTrainedModel, Qwen2_5_VLModel):
         # The parent's constructor would build a whole attention decoder only for us to throw it away.
         Qwen2_5_VLPreTrainedModel.__init__(self, config)
         self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config)
+        batch_windows(self.visual)
         self.language_model = HybridVLTextModel._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()

@@ -28,8 +28,8 @@ COMPARED: dict[str, dict[str, frozenset[torch.dtype]]] = {
     "selective_state_space": {"fla": BRAIN, "mamba_ssm": EVERY},
     "selective_scan": {"mamba_ssm": EVERY},
 }
-"""Recurrence → library → types of q, k and v in which its kernel was compared with its definition on a GPU: outputs and,
-where it trains there, gradients (``pytest -m gpu tests/models/test_kernels_on_a_gpu.py``). `auto` takes no other."""
+"""Recurrence → library → types of q, k and v in which its kernel was compared with its definition on a GPU: outputs,
+and gradients where it trains there (``pytest -m gpu tests/models/test_kernels_on_a_gpu.py``). `auto` takes no other."""
 
 REFUSED_ON_HOPPER = frozenset({"gated_delta_rule", "state_space_dual", "selective_state_space"})
 """Recurrences whose backward pass runs the kernel that fla refuses on Hopper with Triton 3.4 to 3.7.0."""

@@ -1,0 +1,86 @@
+"""The vision tower's attention, with all windows of one size in one call.
+
+transformers' own takes each window by itself: of a picture of 1,024 × 1,024 pixels some eighty calls a layer, which on an
+accelerator take longer to launch than to compute. The windows of a picture have few sizes (whole ones, and those at its
+edges), so a layer is a call for each size; pictures of one size likewise share the calls of layers that see all.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+
+
+class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
+    """Qwen2.5-VL's, but for how "sdpa" is called; every other implementation is transformers' own."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        max_seqlen: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Attend within each sequence of patches; called as transformers calls it.
+
+        Args:
+            hidden_states: ``[P, D]``, the patches of all pictures, sequence by sequence.
+            cu_seqlens: ``[N + 1]``, where each of N sequences (windows, or whole pictures) begins, and the end.
+            position_embeddings: cosine and sine ``[P, K]`` of the rotary angles.
+            max_seqlen: for other implementations.
+            **kwargs: likewise.
+
+        Returns:
+            ``[P, D]``.
+        """
+        if position_embeddings is None or self.config._attn_implementation != "sdpa":
+            return super().forward(hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs)
+        P = hidden_states.shape[0]
+        q, k, v = self.qkv(hidden_states).view(P, 3, self.num_heads, -1).unbind(1)
+        q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
+        return self.proj(attend_within(q, k, v, lengths, self.scaling).flatten(1))
+
+
+def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """Attention of everything to everything within each of N sequences, one call for each length that occurs.
+
+    Args:
+        q, k, v: ``[P, H, K]``, sequence by sequence.
+        lengths: of the sequences; they sum to P.
+        scale: of the scores.
+
+    Returns:
+        ``[P, H, K]``.
+    """
+    # Sequences by length, and by place among those of a length: the patches of a group follow each other.
+    order = sorted(range(len(lengths)), key=lambda n: (lengths[n], n))
+    in_order = [lengths[n] for n in order]
+    if in_order == lengths:
+        return _groups(q, k, v, lengths, scale)
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    places = torch.cat([torch.arange(starts[n], starts[n + 1]) for n in order]).to(q.device)
+    o = _groups(*(x.index_select(0, places) for x in (q, k, v)), in_order, scale)
+    return o.index_select(0, places.argsort())
+
+
+def _groups(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """`attend_within` for sequences in the order of their lengths."""
+    counts = {length: lengths.count(length) for length in dict.fromkeys(lengths)}
+    sizes = [length * count for length, count in counts.items()]
+    attended = []
+    for length, *parts in zip(counts, *(x.split(sizes) for x in (q, k, v)), strict=True):
+        of_each = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts)
+        attended.append(F.scaled_dot_product_attention(*of_each, scale=scale).transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def batch_windows(visual: nn.Module) -> None:
+    """Have a tower of transformers' attend so: the same modules and weights, called in another way."""
+    for module in visual.modules():
+        if type(module) is Qwen2_5_VLVisionAttention:
+            module.__class__ = BatchedVisionAttention
