@@ -62,9 +62,10 @@ def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: fl
     in_order = [lengths[n] for n in order]
     if in_order == lengths:
         return _groups(q, k, v, lengths, scale)
-    starts = torch.tensor([0, *lengths]).cumsum(0)
-    places = torch.cat([torch.arange(starts[n], starts[n + 1]) for n in order]).to(q.device)
-    o = _groups(*(x.index_select(0, places) for x in (q, k, v)), in_order, scale)
+    of_each = torch.arange(q.shape[0]).split(lengths)
+    places = torch.cat([of_each[n] for n in order]).to(q.device)
+    q, k, v = (x.index_select(0, places) for x in (q, k, v))
+    o = _groups(q, k, v, in_order, scale)
     return o.index_select(0, places.argsort())
 
 
@@ -74,8 +75,9 @@ def _groups(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -
     sizes = [length * count for length, count in counts.items()]
     attended = []
     for length, *parts in zip(counts, *(x.split(sizes) for x in (q, k, v)), strict=True):
-        of_each = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts)
-        attended.append(F.scaled_dot_product_attention(*of_each, scale=scale).transpose(1, 2).flatten(0, 1))
+        of_q, of_k, of_v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts)
+        o = F.scaled_dot_product_attention(of_q, of_k, of_v, scale=scale)
+        attended.append(o.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 
 

@@ -117,8 +117,8 @@ def report_files(
             content.update(_texts(artifact, kinds))
         files = [(kind, LIGHT) for kind in FIGURES if kind in kinds and name in names]
         on_page = [("svg", theme) for theme in THEMES if "html" in kinds]
-        if artifact.figure is not None and (wanted := files + on_page):
-            drawn = render_all(artifact.figure, wanted, artifact.digest)
+        if artifact.figure is not None and files + on_page:
+            drawn = render_all(artifact.figure, files + on_page, artifact.digest)
             content.update({name + FORMATS[kind]: drawn[kind, theme] for kind, theme in files})
             pictures[name] = {theme.name: drawn[kind, theme] for kind, theme in on_page}
     if "md" in kinds:
