@@ -156,6 +156,19 @@ class RunFolder:
         """Whether the run has its result."""
         return (self.path / "result.json").exists()
 
+    @property
+    def held(self) -> bool:
+        """Whether another process holds the run now."""
+        if not self.path.is_dir():
+            return False
+        lock = FileLock(str(self.path / ".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
     def write_environment(self, device: str) -> None:
         """Write ``env.json``: where and with what this run runs."""
         atomic_write(self.path / "env.json", json.dumps(environment(device), indent=1))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.live import Live
 
-from ..archive.folders import read_run
 from ..environment import COMMAND, command_line
 from ..errors import UserError
 from ..models.device import visible_accelerators
@@ -84,12 +83,12 @@ def _wait_for_others(left: list[RunFolder], console: PlainConsole) -> None:
     Raises:
         UserError: if nobody holds what is left, though no worker complained.
     """
-    held = [folder.path for folder in left if read_run(folder.path).state == "held"]
+    held = [folder for folder in left if folder.held]
     if left and not held:
         raise UserError(f"run {left[0].spec.id} did not finish; call the same command again to go on", 1)
     if held:
         console.print(f"waiting for {len(held)} of the cells, which another process holds (Ctrl-C ends the waiting)")
-    while any(read_run(path).state == "held" for path in held):
+    while any(folder.held for folder in held):
         time.sleep(POLL_SECONDS)
 
 
