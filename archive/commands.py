@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -31,14 +33,17 @@ def list_runs(root: Path) -> None:
     if not found:
         console.print(f"no runs yet in {root}", soft_wrap=True)
         return
-    table = _table("run", "state", "what", "score in %", "finished", "size")
+    table = _table("run", "state", "what", "score in %", "finished", "size", wrapping=2)
+    several = False
     for run in found:
         scores = [record for record in run.records if record.metric == "score"]
-        shown = "  ".join(f"{record.benchmark} {_number(record.value)}" for record in scores)
-        table.add_row(
-            run.id, _state(run), _what(run), shown or run.problem, run.finished_at[:16], _size(run.size_bytes)
-        )
+        shown = " ".join(f"{record.benchmark} {_number(record.value)}" for record in scores)
+        if len(scores) > 1:
+            shown, several = f"{_number(fmean(record.value for record in scores))} (of {len(scores)})", True
+        table.add_row(run.id, _state(run), run.problem or _what(run), shown, _day(run), _size(run.size_bytes))
     console.print(table)
+    if several:
+        console.print("(of N): the mean of N scores; `infinitevl-bench runs show RUN` has each", soft_wrap=True)
 
 
 def show_run(name: str, root: Path) -> None:
@@ -69,7 +74,7 @@ def diff_runs(first: str, second: str, root: Path) -> None:
     """
     left, right = find_run(first, root), find_run(second, root)
     console = PlainConsole()
-    facts, long_facts, numbers = _short_columns("", "A", "B"), [], _short_columns("", "A", "B", "B − A")
+    facts, long_facts, numbers = _table("", "A", "B", wrapping=0), [], _table("", "A", "B", "B − A", wrapping=0)
     told = [_flat(run.arguments) | _environment(run) for run in (left, right)]
     for key in sorted(told[0].keys() | told[1].keys()):
         before, after = (one.get(key, "—") for one in told)
@@ -159,6 +164,12 @@ def _state(run: Run) -> str:
     return run.status if run.state == "finished" and run.status != "ok" else run.state
 
 
+def _day(run: Run) -> str:
+    """When it was finished, to the minute, without the year of this year."""
+    day, _, minute = run.finished_at[:16].partition("T")
+    return f"{day} {minute}".removeprefix(f"{date.today().year}-").strip()
+
+
 def _what(run: Run) -> str:
     names = ("benchmark", "model", "mixer", "pattern", "recipe", "scale", "seed", "data", "stage")
     return " ".join(str(run.arguments[name]) for name in names if run.arguments.get(name) not in (None, ""))
@@ -212,16 +223,9 @@ def _size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str, wrapping: int | None = None) -> Table:
+    """A table whose first column is never broken; if one is named, none but that one is."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=number == 0, overflow="fold")
-    return table
-
-
-def _short_columns(*headings: str) -> Table:
-    """A table whose first column gives way, between words, and whose others are never broken."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=number > 0, overflow="fold")
+        table.add_column(heading, no_wrap=number == 0 if wrapping is None else number != wrapping, overflow="fold")
     return table

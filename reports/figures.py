@@ -1,7 +1,7 @@
 """One visual style for every figure, and figures as bytes that are the same on every run.
 
 Published is hollow or dashed, measured is solid. Colours are those of Okabe and Ito, which people with any common form
-of colour blindness tell apart, and each arm keeps its colour across figures. Lines are labelled where they end.
+of colour blindness tell apart, and three more for the ten mixers; each arm keeps its colour across figures. Lines are labelled where they end.
 """
 
 import itertools
@@ -26,13 +26,15 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
     "#C7B700",
     "#8A8F98",
 )
+VIOLET, BROWN, OLIVE = "#7B3FB2", "#8C5A3C", "#5F6B1A"
 WIDTH = 7.2  # inches: the text width of a page
 DPI = 200
 MARKERS = "osD^vPX"
 MARK = "infinitevl-bench data "
 
 _ARM_COLOURS = {
-    "gated_deltanet": BLUE, "gla": ORANGE, "mamba2": GREEN, "linear_attention": PURPLE,
+    "gated_deltanet": BLUE, "gla": ORANGE, "mamba2": GREEN, "linear_attention": PURPLE, "deltanet": SKY,
+    "kimi_delta_attention": VIOLET, "retnet": VERMILION, "hgrn2": YELLOW, "mamba1": OLIVE, "identity": BROWN,
     "InfiniteVL-4B": BLUE, "infinitevl-4b": BLUE, "Qwen2.5VL-3B": VERMILION, "qwen2.5-vl-3b": VERMILION,
 }  # fmt: skip
 _OTHER_COLOURS = (SKY, VERMILION, YELLOW, GREY)
@@ -53,7 +55,10 @@ LIGHT = Theme("light", "#1B1F24", "#5B636E", "#DDE1E6", "#FFFFFF")
 DARK = Theme("dark", "#E8EAED", "#A3ABB6", "#3A4049", None)
 THEMES = (LIGHT, DARK)
 # Blue and purple lose contrast on a dark page; these keep their hue.
-_ON_DARK = {BLUE: "#4FA8E0", VERMILION: "#F07C3A", GREEN: "#2EBF95", PURPLE: "#DE97BC"}
+_ON_DARK = {
+    BLUE: "#4FA8E0", VERMILION: "#F07C3A", GREEN: "#2EBF95", PURPLE: "#DE97BC", VIOLET: "#B083E0", BROWN: "#C08A68",
+    OLIVE: "#A3B04A",
+}  # fmt: skip
 
 
 def colour_of(arm: str, theme: Theme, others: Sequence[str] = ()) -> str:

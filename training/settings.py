@@ -25,10 +25,10 @@ Count = Annotated[int, Field(gt=0, le=10**9), _NUMBER]
 Number = Annotated[int, Field(ge=0, le=10**9), _NUMBER]
 Area = Annotated[int, Field(ge=FEWEST_PIXELS, le=MOST_PIXELS), _NUMBER]
 """Of a picture, in pixels; of less than one visual token there is none."""
-Size = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
+Size = Annotated[float, Field(gt=0, le=10**9, allow_inf_nan=False), _NUMBER]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False), _NUMBER]
 """Of learning: AdamW moves every weight by about as much a step, and weights are below 1."""
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER]
+Amount = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False), _NUMBER]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NUMBER]
 OpenShare = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _NUMBER]
 """Of which a part remains: what decays at a rate of 1 never moves, and what is dropped wholly never learns."""

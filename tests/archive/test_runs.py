@@ -79,6 +79,20 @@ def test_every_state_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert word in said
 
 
+def test_a_run_of_many_scores_is_a_line_of_eighty_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    spec = RunSpec(kind="ablate", arguments={"mixer": "gla"})
+    with RunFolder(tmp_path, spec) as folder:
+        folder.finish([score(float(n), benchmark=f"ABenchmark{n}") for n in range(12)], status="ok")
+    list_runs(tmp_path)
+    heading, line, note = capsys.readouterr().out.splitlines()
+    assert heading.startswith("run ")
+    assert line.split()[:6] == [spec.id, "finished", "gla", "5.5", "(of", "12)"]
+    assert "mean of N scores" in note
+
+
 def test_nothing_is_removed_without_being_told_to(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = root / next(path for path, state in states(root).items() if state == "finished")
     # As tempfile, safetensors and a model's folder leave them.

@@ -149,7 +149,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("distill-layers", {"ratio": "1/3"}, "does not tile 8 layers"),
     ("distill-layers", {"changes": ["warmupp=1"]}, "did you mean warmup"),
     ("distill-layers", {"changes": ["warmup"]}, "name=value"),
-    ("distill-layers", {"changes": ["clip=-1"]}, r"clip takes a number above 0, not -1; this stage has 1\.0"),
+    (
+        "distill-layers",
+        {"changes": ["clip=-1"]},
+        r"clip takes a number above 0 and at most 1,000,000,000, not -1; this stage has 1\.0",
+    ),
     (
         "long-sft",
         {"changes": ["rank="]},
@@ -161,7 +165,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         r"betas takes a list of 2, each a number of at least 0 and below 1, not \[0\.9\]; this stage has",
     ),
     ("sft", {"changes": ["precision=fp8"]}, "precision takes one of no, tf32, bf16, pure_bf16, not 'fp8'"),
-    ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "takes a number above 0 or null, not 'often'"),
+    ("sft", {"changes": ["checkpoint_every_seconds=often"]}, "above 0 and at most 1,000,000,000 or null, not 'often'"),
     ("sft", {"data": ["pages:shapes=much"]}, "'much' is no weight"),
     ("sft", {"data": ["pages:shapes:4=1", "pages:charts:4"]}, "some sources have a weight"),
     ("sft", {"data": [""]}, "--data '' names no data"),
