@@ -1,7 +1,8 @@
 """One visual style for every figure, and figures as bytes that are the same on every run.
 
 Published is hollow or dashed, measured is solid. Colours are those of Okabe and Ito, which people with any common form
-of colour blindness tell apart, and three more for the ten mixers; each arm keeps its colour across figures. Lines are labelled where they end.
+of colour blindness tell apart, and three more for the ten mixers; each arm keeps its colour across figures. Lines are
+labelled where they end.
 """
 
 import itertools
