@@ -147,11 +147,9 @@ def test_check_asks_for_the_same_numbers_not_the_same_matplotlib(
 
 def test_the_report_takes_no_torch(tmp_path: Path, runs: Path) -> None:
     script = (
-        "import sys, pathlib, time\nfrom infinitevl_bench.reports.build import report_command\n"
-        "report_command(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), None, None)\n"
+        "import sys, pathlib\nfrom infinitevl_bench.reports.build import report_command\n"
+        "report_command(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), None, ['md', 'html'])\n"
         "assert not {'torch', 'transformers', 'vlmeval'} & set(sys.modules)\n"
-        # A minute of two cores: time of the processor, which does not grow with what else a machine does.
-        "assert time.process_time() < 120\n"
     )
     subprocess.run([sys.executable, "-c", script, str(runs), str(tmp_path / "out")], check=True)
     assert (tmp_path / "out" / "index.html").stat().st_size > 10_000
