@@ -31,6 +31,9 @@ COMPARED: dict[str, dict[str, frozenset[torch.dtype]]] = {
 """Recurrence → library → types of q, k and v in which its kernel was compared with its definition on a GPU: outputs,
 and gradients where it trains there (``pytest -m gpu tests/models/test_kernels_on_a_gpu.py``). `auto` takes no other."""
 
+FORWARD_ONLY = frozenset({("state_space_dual", "fla"), ("selective_state_space", "fla")})
+"""(recurrence, library) of those kernels whose backward pass was not compared: fla refuses it on that GPU."""
+
 REFUSED_ON_HOPPER = frozenset({"gated_delta_rule", "state_space_dual", "selective_state_space"})
 """Recurrences whose backward pass runs the kernel that fla refuses on Hopper with Triton 3.4 to 3.7.0."""
 
@@ -126,11 +129,15 @@ def library_trouble(library: str, recurrence: str, with_gradient: bool = False) 
     return None
 
 
-def not_compared(library: str, recurrence: str, dtype: torch.dtype) -> str | None:
+def not_compared(library: str, recurrence: str, call: Call) -> str | None:
     """Why `auto` does not take a kernel that could run; None where it does."""
-    if dtype in COMPARED.get(recurrence, {}).get(library, frozenset()):
+    if call.dtype not in COMPARED.get(recurrence, {}).get(library, frozenset()):
+        what = f"not compared with its definition on a GPU in {_name(call.dtype)}"
+    elif call.with_gradient and (recurrence, library) in FORWARD_ONLY:
+        what = "its backward pass was not compared with its definition on a GPU"
+    else:
         return None
-    return f"not compared with its definition on a GPU in {_name(dtype)}; backend {library} asks for it all the same"
+    return f"{what}; backend {library} asks for it all the same"
 
 
 def one_step(*inputs: Tensor) -> bool:

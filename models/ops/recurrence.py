@@ -123,7 +123,7 @@ class Recurrence:
         reasons: dict[str, str] = {}
         for library in LIBRARIES:
             if library in self.kernels:
-                reason = self.trouble(library, call) or not_compared(library, self.name, call.dtype)
+                reason = self.trouble(library, call) or not_compared(library, self.name, call)
                 if reason is None:
                     return library, reasons
                 reasons[library] = reason
