@@ -1,11 +1,5 @@
-"""The kernels of a decode step against their definitions in torch, on a GPU or in Triton's interpreter on the CPU.
+"""The kernels of a decode step against their definitions in torch, on a GPU or in Triton's interpreter on the CPU."""
 
-Triton decides at its import whether it interprets, so without a GPU these tests run in a process of their own.
-"""
-
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,18 +15,12 @@ from infinitevl_bench.models.ops import slot_attention as attention_op
 from infinitevl_bench.models.ops.matrix_vector import Around
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-device = "cpu" if INTERPRETED else "cuda"
-of_kernels = [] if INTERPRETED else [pytest.mark.gpu]
+from .interpreted import INTERPRETED, device, kernels, once, run_interpreted
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+@once
 def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    run_interpreted(__file__)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype | None = None) -> Tensor:
@@ -47,7 +35,6 @@ def assert_close(found: Tensor, expected: Tensor, bound: float = 4e-3) -> None:
     assert error <= bound, f"relative error {error:.2e}"
 
 
-kernels = pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=of_kernels)])
 GEOMETRY = pytest.mark.parametrize(("B", "H", "G", "K"), [(1, 4, 2, 32), (2, 3, 1, 16)])
 
 

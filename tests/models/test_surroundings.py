@@ -1,11 +1,8 @@
 """What stands around a recurrence: kernels against their definitions in torch, values and gradients.
 
-On a GPU, or in Triton's interpreter on the CPU, in a process of its own since Triton decides at its import.
+On a GPU, or in Triton's interpreter on the CPU.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -14,9 +11,7 @@ from infinitevl_bench.models.ops import head_norm, short_convolution, unit_lengt
 from infinitevl_bench.models.ops.packing import token_places
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-device = "cpu" if INTERPRETED else "cuda"
-kernels = pytest.mark.parametrize("kernel_of", [pytest.param(device, marks=[] if INTERPRETED else [pytest.mark.gpu])])
+from .interpreted import INTERPRETED, device, kernels, once, run_interpreted
 
 # Interpreted arithmetic is numpy's, which has no bfloat16.
 NARROW = torch.float16 if INTERPRETED else torch.bfloat16
@@ -24,13 +19,9 @@ BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, NARROW])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+@once
 def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    run_interpreted(__file__)
 
 
 @pytest.fixture(autouse=True)
