@@ -60,6 +60,7 @@ def run_grid(
         if folder.finished:
             # A damaged result is said now, not after the others are trained.
             folder.records()
+    before: set[str] = set()
     while todo := [folder.spec for folder in folders if not folder.finished]:
         try:
             if cluster is None:
@@ -73,23 +74,38 @@ def run_grid(
             ) from error
         if failure is not None and not all(folder.finished for folder in folders):
             raise failure
-        _wait_for_others([folder for folder in folders if not folder.finished], console)
+        left = [folder for folder in folders if not folder.finished]
+        _wait_for_others(left, before, console)
+        before |= {folder.spec.id for folder in left}
     return [record for folder in folders for record in folder.records()]
 
 
-def _wait_for_others(left: list[RunFolder], console: PlainConsole) -> None:
-    """Wait for the runs that other processes hold; what those then leave unfinished is ours to run.
+def _wait_for_others(left: list[RunFolder], before: set[str], console: PlainConsole) -> None:
+    """Wait until nobody else holds one of the runs, or somebody gives one up: that is then ours to run.
+
+    Args:
+        left: what a round of the workers left unfinished.
+        before: ids of what was left after an earlier round.
+        console: where it is said.
 
     Raises:
-        UserError: if nobody holds what is left, though no worker complained.
+        UserError: if nobody holds what was left before, though no worker complained.
     """
+
+    def free() -> list[RunFolder]:
+        # In this order: who holds a run finishes it before letting go of it.
+        return [folder for folder in left if not folder.held and not folder.finished]
+
+    found = free()
+    for folder in found:
+        # Once, its holder may have given it up after the workers had passed it over.
+        if folder.spec.id in before:
+            raise UserError(f"run {folder.spec.id} did not finish; call the same command again to go on", 1)
     held = [folder for folder in left if folder.held]
-    if left and not held:
-        raise UserError(f"run {left[0].spec.id} did not finish; call the same command again to go on", 1)
-    if held:
+    if held and not found:
         console.print(f"waiting for {len(held)} of the cells, which another process holds (Ctrl-C ends the waiting)")
-    while any(folder.held for folder in held):
-        time.sleep(POLL_SECONDS)
+        while any(folder.held for folder in held) and not free():
+            time.sleep(POLL_SECONDS)
 
 
 def prepare_pages(spec: RunSpec, runs: Path, console: PlainConsole) -> None:

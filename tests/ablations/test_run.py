@@ -301,6 +301,53 @@ def test_what_another_process_gives_up_is_run_here(
     assert (tmp_path / "rounds").read_text().count("once more") == 2
 
 
+@pytest.mark.parametrize("finishing", [True, False], ids=["finished", "given up"])
+def test_what_is_let_go_before_anyone_waits_is_no_failure(
+    finishing: bool, no_pages: None, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder ends after the workers have passed its cell over, or between two questions about it."""
+    spec = cells()[0]
+    rounds = []
+
+    def finish() -> None:
+        with RunFolder(tmp_path, spec) as folder:
+            folder.finish([], status="ok")
+
+    def workers(*_: Any) -> None:
+        rounds.append(1)
+        if len(rounds) == 2:
+            finish()
+
+    def let_go(folder: RunFolder) -> bool:
+        if finishing and not folder.finished:
+            finish()
+        return False
+
+    monkeypatch.setattr(run, "_run_workers", workers)
+    monkeypatch.setattr(RunFolder, "held", property(let_go))
+    assert run_grid([spec], tmp_path, 1, quiet) == []
+    assert len(rounds) == (1 if finishing else 2)
+
+
+def test_what_is_given_up_is_run_while_others_are_still_held(
+    no_pages: None, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, given_up = cells()
+    rounds: list[list[str]] = []
+
+    def workers(todo: list[RunSpec], *_: Any) -> None:
+        rounds.append([spec.id for spec in todo])
+        if len(rounds) > 1:
+            for spec in todo:
+                with RunFolder(tmp_path, spec) as folder:
+                    folder.finish([], status="ok")
+
+    monkeypatch.setattr(run, "_run_workers", workers)
+    monkeypatch.setattr(RunFolder, "held", property(lambda folder: folder.spec.id == long.id and not folder.finished))
+    assert run_grid([long, given_up], tmp_path, 1, quiet) == []
+    assert rounds == [[long.id, given_up.id]] * 2
+
+
 @pytest.fixture
 def cell(tmp_path: Path, whole: tuple[Path, list[Record]]) -> Iterator[RunFolder]:
     """A cell that was not begun, its pages at hand."""
