@@ -1,14 +1,23 @@
 """What our own kernels share: when they are taken, and what they count on."""
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed: torch brings it on Linux, but not everywhere that it runs on CUDA."""
+    return find_spec("triton") is not None
+
+
 def takes_kernels(x: Tensor) -> bool:
-    """Whether an operation on x runs by a kernel: on an accelerator, up to float32. Else its definition runs, which
-    torch.compile fuses by itself."""
-    here = x.device.type == "cuda" and x.dtype != torch.float64
-    return here and x.numel() > 0 and not torch.compiler.is_compiling()
+    """Whether an operation on x runs by a kernel: on an accelerator, up to float32, where Triton is installed. Else its
+    definition runs, which torch.compile fuses by itself."""
+    here = x.device.type == "cuda" and x.dtype != torch.float64 and x.numel() > 0
+    return here and not torch.compiler.is_compiling() and has_triton()
 
 
 def fits_a_block(width: int) -> bool:

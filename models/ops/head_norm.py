@@ -8,6 +8,10 @@ from torch import Tensor
 
 from .decoding import power_of_two, takes_kernels
 
+PROGRAMS = 4096
+"""Of the backward pass, about: enough to fill an accelerator, few enough that their sums of the weight's gradient are
+little to keep and to add up."""
+
 
 def head_norm(o: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
     """Normalise and gate; one kernel on an accelerator.
@@ -44,7 +48,8 @@ class _HeadNorm(torch.autograd.Function):
         ctx.eps = eps
         y = torch.empty_like(o)
         rows, block, sizes = _blocks(o, gate)
-        norm_and_gate[(-(-rows // block),)](o, gate, weight, y, rows, eps, **sizes, num_warps=4)
+        with torch.cuda.device_of(o):
+            norm_and_gate[(-(-rows // block),)](o, gate, weight, y, rows, eps, **sizes, num_warps=4)
         return y
 
     @staticmethod
@@ -55,13 +60,13 @@ class _HeadNorm(torch.autograd.Function):
         o, weight, gate = ctx.saved_tensors
         do, dgate = torch.empty_like(o), None if gate is None else torch.empty_like(gate)
         rows, block, sizes = _blocks(o, gate)
-        # Enough programs to fill an accelerator, few enough that their sums of the weight's gradient are little.
-        each = max(1, rows // (block * 4096))
+        each = max(1, rows // (block * PROGRAMS))
         programs = -(-rows // (block * each))
         partial = torch.empty(programs, weight.numel(), dtype=torch.float32, device=o.device)
-        norm_and_gate_backward[(programs,)](
-            o, gate, weight, dy.contiguous(), do, dgate, partial, rows, ctx.eps, each, **sizes, num_warps=4
-        )  # fmt: skip
+        with torch.cuda.device_of(o):
+            norm_and_gate_backward[(programs,)](
+                o, gate, weight, dy.contiguous(), do, dgate, partial, rows, ctx.eps, each, **sizes, num_warps=4
+            )  # fmt: skip
         return do, partial.sum(0).to(weight.dtype), None, dgate
 
 

@@ -64,6 +64,8 @@ def _last(inputs: Tensor, ends: Tensor, lengths: Tensor, kept: int) -> Tensor:
         lengths: ``[N]``, how many of the inputs before the end are the sequence's.
         kept: how many are wanted.
     """
+    if inputs.shape[1] == 0:
+        return inputs.new_zeros(len(ends), inputs.shape[2], kept)
     back = torch.arange(-kept, 0, device=inputs.device)
     at = (ends.unsqueeze(-1) + back).clamp(min=0).unsqueeze(-1)
     missing = lengths.unsqueeze(-1) + back < 0
@@ -129,10 +131,11 @@ class _Filtered(torch.autograd.Function):
         dx = torch.empty_like(x)
         grid = -(-S // 64), -(-C // 64), B
         partial = torch.empty(B * grid[0], W, C, dtype=torch.float32, device=x.device)
-        convolve_backward[grid](
-            x, filters, places, dz, dx, partial, ctx.T, S, C,
-            W=W, PACKED=places is not None, BLOCK_S=64, BLOCK_C=64, num_warps=4,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            convolve_backward[grid](
+                x, filters, places, dz, dx, partial, ctx.T, S, C,
+                W=W, PACKED=places is not None, BLOCK_S=64, BLOCK_C=64, num_warps=4,
+            )  # fmt: skip
         return dx, partial.sum(0).mT.unsqueeze(1).to(filters.dtype), None, None, None
 
 
@@ -144,9 +147,10 @@ def _convolve(
 
     (B, S, C), W = x.shape, filters.shape[-1]
     y = x.new_empty(B, T, C)
-    convolve[(-(-T // 32), -(-C // 128), B)](
-        x, filters, places, dy, y, T, S, C,
-        W=W, PACKED=places is not None, ACTIVATION=activation, GRADIENT=dy is not None,
-        BLOCK_T=32, BLOCK_C=128, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        convolve[(-(-T // 32), -(-C // 128), B)](
+            x, filters, places, dy, y, T, S, C,
+            W=W, PACKED=places is not None, ACTIVATION=activation, GRADIENT=dy is not None,
+            BLOCK_T=32, BLOCK_C=128, num_warps=4,
+        )  # fmt: skip
     return y

@@ -2,7 +2,8 @@
 
 Each is called, documented and given its definition in plain torch by the module that is named in its docstring. All
 read what they are given once and write their results once; arithmetic is in float32. This file imports Triton at its
-top, so it is imported by those functions when they run a kernel, and by nothing else.
+top, so it is imported by those functions when they run a kernel, and by nothing else. Triton launches on the current
+device, which need not be that of its arguments, so they launch within `torch.cuda.device_of`.
 """
 
 import triton

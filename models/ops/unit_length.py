@@ -30,7 +30,8 @@ class _UnitLength(torch.autograd.Function):
         ctx.scale = scale
         y = torch.empty_like(x)
         rows, grid, blocks = _launch(x)
-        normalise[grid](x, y, rows, scale, **blocks, num_warps=4)
+        with torch.cuda.device_of(x):
+            normalise[grid](x, y, rows, scale, **blocks, num_warps=4)
         return y
 
     @staticmethod
@@ -41,7 +42,8 @@ class _UnitLength(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
         rows, grid, blocks = _launch(x)
-        normalise_backward[grid](x, dy.contiguous(), dx, rows, ctx.scale, **blocks, num_warps=4)
+        with torch.cuda.device_of(x):
+            normalise_backward[grid](x, dy.contiguous(), dx, rows, ctx.scale, **blocks, num_warps=4)
         return dx, None
 
 

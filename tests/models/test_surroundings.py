@@ -3,11 +3,14 @@
 On a GPU, or in Triton's interpreter on the CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from infinitevl_bench.models.ops import head_norm, short_convolution, unit_length
+from infinitevl_bench.models.ops import decoding, head_norm, short_convolution, unit_length
 from infinitevl_bench.models.ops.packing import token_places
 from torch import Tensor
 
@@ -29,7 +32,7 @@ def _by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter, kernels take what lies on the CPU."""
     if INTERPRETED:
         for module in (head_norm, short_convolution, unit_length):
-            monkeypatch.setattr(module, "takes_kernels", lambda x: x.dtype != torch.float64)
+            monkeypatch.setattr(module, "takes_kernels", lambda x: x.dtype != torch.float64 and x.numel() > 0)
 
 
 def drawn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -99,6 +102,67 @@ def test_head_norm(kernel_of: str, dtype: torch.dtype, gated: bool, shape: tuple
 
 
 @kernels
+@pytest.mark.parametrize("rows", [16, 37, 64, 65])
+def test_programs_of_a_norm_take_several_blocks_of_rows(
+    kernel_of: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do from 4,096 tokens at the 4B shape on; here with two programs, of which the last may run out."""
+    monkeypatch.setattr(head_norm, "PROGRAMS", 2)
+    inputs = [drawn(rows, 256, seed=1, dtype=torch.float32), drawn(256, seed=2, dtype=torch.float32)]
+    inputs.append(drawn(rows, 256, seed=3, dtype=torch.float32))
+    assert_agree(
+        lambda o, weight, gate: head_norm.head_norm(o, weight, 1e-5, gate),
+        lambda o, weight, gate: head_norm.reference(o, weight, 1e-5, gate),
+        *inputs,
+    )
+
+
+@kernels
+def test_kernels_are_launched_on_the_device_of_their_inputs(kernel_of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes the current device, be the inputs where they may."""
+    from infinitevl_bench.models.ops import triton_surroundings
+
+    current: list[Tensor] = []
+    launched: list[str] = []
+
+    @contextmanager
+    def device_of(x: Tensor) -> Iterator[None]:
+        current.append(x)
+        yield
+        current.pop()
+
+    class Watched:
+        def __init__(self, name: str, kernel: Any) -> None:
+            self.name, self.kernel = name, kernel
+
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            def launch(*args: Any, **options: Any) -> None:
+                assert current, f"{self.name} is launched wherever torch is"
+                assert current[-1].device == args[0].device
+                launched.append(self.name)
+                self.kernel[grid](*args, **options)
+
+            return launch
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    names = {
+        "convolve",
+        "convolve_backward",
+        "normalise",
+        "normalise_backward",
+        "norm_and_gate",
+        "norm_and_gate_backward",
+    }
+    for name in names:
+        monkeypatch.setattr(triton_surroundings, name, Watched(name, getattr(triton_surroundings, name)))
+    x = drawn(1, 5, 16, seed=1, dtype=torch.float32).requires_grad_()
+    filters, weight = drawn(16, 1, 4, seed=2, dtype=torch.float32), drawn(16, seed=3, dtype=torch.float32)
+    y = unit_length.unit_length(short_convolution.filtered(x, filters, 5))
+    head_norm.head_norm(y, weight, 1e-5).sum().backward()
+    assert set(launched) == names
+
+
+@kernels
 def test_what_is_not_contiguous_is_read_in_its_own_order(kernel_of: str) -> None:
     x = drawn(2, 6, 16, seed=1, dtype=torch.float32).mT
     assert_agree(unit_length.unit_length, unit_length.reference, x)
@@ -117,3 +181,21 @@ def test_nothing_is_computed_twice_over(kernel_of: str) -> None:
     (once,) = torch.autograd.grad(unit_length.unit_length(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         once.sum().backward()
+
+
+def test_without_triton_the_definitions_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, numel=lambda: 1)
+    for found in (True, False):
+        monkeypatch.setattr(decoding, "find_spec", lambda name, found=found: object() if found else None)
+        decoding.has_triton.cache_clear()
+        assert decoding.takes_kernels(on_gpu) is found
+    decoding.has_triton.cache_clear()
+
+
+@pytest.mark.parametrize("past", [False, True])
+def test_no_tokens_leave_the_state_as_it_was(past: bool) -> None:
+    state = torch.arange(36.0).view(2, 6, 3) if past else None
+    for mask in (None, torch.ones(2, 0)):
+        y, new = short_convolution.short_convolution(torch.empty(2, 0, 6), torch.ones(6, 1, 4), state, mask)
+        assert y.shape == (2, 0, 6)
+        assert torch.equal(new, torch.zeros(2, 6, 3) if state is None else state)
