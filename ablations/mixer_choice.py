@@ -5,7 +5,8 @@ Artifact  table 3
 Command   infinitevl-bench ablate --study mixer_choice --scale small
 Cost      7.9 minutes of two H200s for the 60 cells of the six claim arms, with the drawing of pages on 32
           cores; 48 cells of 600 steps and three rates took 15.6 minutes of one H200; the 40 cells of the five other
-          mixers 21 minutes of one on which frame_scaling ran too. Ratio 0 (but for two arms): not yet measured
+          mixers 21 minutes of one on which frame_scaling ran too. Ratio 0: four arms are not yet measured (mamba1_0,
+          hgrn2_0, kimi_delta_attention_0, linear_attention_dressed_0); what the others cost was not noted
 
 GLA stands twice, as published (without a short convolution) and with the one that the other arms have; linear attention
 too, bare as published and dressed in convolution, norm and gate. Controls: `identity` passes nothing between tokens in

@@ -54,7 +54,8 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
 def _dot(axis: "Axes", place: float, found: "Estimate", colour: str, theme: Theme) -> None:
     if found.low is not None and found.high is not None:
         axis.hlines(place, found.low, found.high, color=colour, linewidth=2.2, alpha=0.4, zorder=2)
-    axis.plot(found.value, place, "o", color=colour, markersize=6.5, zorder=3)
+    # Whole at the ends of the scale too, where the axis ends next to it.
+    axis.plot(found.value, place, "o", color=colour, markersize=6.5, zorder=3, clip_on=False)
     axis.annotate(
         f"{found.value:.1f}",
         (found.value, place),
@@ -72,8 +73,9 @@ def _seed_dots(axis: "Axes", place: float, rows: "list[Record]", colour: str) ->
     if len({record.seed for record in rows}) > 1:
         values = [record.value for record in rows]
         axis.plot(
-            values, [place - 0.24] * len(values), "o", markersize=3.4, markerfacecolor="none", markeredgecolor=colour
-        )
+            values, [place - 0.24] * len(values), "o",
+            markersize=3.4, markerfacecolor="none", markeredgecolor=colour, clip_on=False,
+        )  # fmt: skip
 
 
 def _baselines(axis: "Axes", block: Block, benchmark: str, height: int, theme: Theme) -> None:

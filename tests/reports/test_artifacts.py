@@ -93,6 +93,14 @@ def test_scales_splits_and_steps_stand_in_blocks_of_their_own(mixed: list[Record
     ]
 
 
+def test_marks_at_the_ends_of_the_scale_are_drawn_whole(make: SimpleNamespace) -> None:
+    artifact = made("table3", make.cells({("gla", "SLLL"): [0.0, 0.0], ("gated_deltanet", "SLLL"): [100.0, 100.0]}))
+    assert artifact.figure is not None
+    marks = [line for panel in artifact.figure(LIGHT).axes for line in panel.lines if line.get_marker() == "o"]
+    assert marks
+    assert not any(line.get_clip_on() for line in marks)
+
+
 def test_mixer_table_marks_the_best_and_what_is_not_above_the_baselines(make: SimpleNamespace) -> None:
     artifact = made("table3", make.cells({("gla", "SLLL"): [12.0, 12.5], ("gated_deltanet", "SLLL"): [60.0, 61.0]}))
     gla, delta, blind = artifact.tables[0].rows
