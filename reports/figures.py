@@ -84,8 +84,8 @@ def render_all(
 ) -> dict[tuple[str, Theme], bytes]:
     """Draw a figure, once for each theme, and write it to files without dates or versions inside.
 
-    Laying a figure out takes longer than writing it, so all files of a theme share one layout, and a file's bytes do
-    not depend on which others are wanted.
+    To draw a figure and lay it out takes about as long as to write a file, so all files of a theme share both; a file's
+    bytes do not depend on which others are wanted.
 
     Args:
         draw: makes the figure.

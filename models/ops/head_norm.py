@@ -20,14 +20,14 @@ def head_norm(o: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None)
         o: ``[…, V]``.
         weight: ``[V]``.
         eps: what keeps the norm from dividing by zero.
-        gate: of o's shape, before its SiLU; None for none.
+        gate: of o's shape or one that is repeated to it, before its SiLU; None for none.
 
     Returns:
         ``[…, V]``, computed in float32 or wider.
     """
     if not takes_kernels(o):
         return reference(o, weight, eps, gate)
-    return _HeadNorm.apply(o.contiguous(), weight, eps, None if gate is None else gate.contiguous())
+    return _HeadNorm.apply(o.contiguous(), weight, eps, None if gate is None else gate.expand_as(o).contiguous())
 
 
 def reference(o: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:

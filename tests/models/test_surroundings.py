@@ -102,6 +102,16 @@ def test_head_norm(kernel_of: str, dtype: torch.dtype, gated: bool, shape: tuple
 
 
 @kernels
+def test_a_gate_of_fewer_rows_is_repeated(kernel_of: str) -> None:
+    o, weight, gate = (drawn(*shape, seed=n, dtype=torch.float32) for n, shape in enumerate([(2, 5, 8), (8,), (5, 8)]))
+    assert_agree(
+        lambda o, weight, gate: head_norm.head_norm(o, weight, 1e-5, gate),
+        lambda o, weight, gate: head_norm.reference(o, weight, 1e-5, gate),
+        o, weight, gate,
+    )  # fmt: skip
+
+
+@kernels
 @pytest.mark.parametrize("rows", [16, 37, 64, 65])
 def test_programs_of_a_norm_take_several_blocks_of_rows(
     kernel_of: str, rows: int, monkeypatch: pytest.MonkeyPatch
