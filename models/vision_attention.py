@@ -1,8 +1,8 @@
 """The vision tower's attention, with all windows of one size in one call.
 
-transformers' own takes each window by itself: of a picture of 1,024 × 1,024 pixels some eighty calls a layer, each to be
-launched. Windows of a picture have few sizes (whole ones, and those at its edges), so a layer is a call for each size;
-pictures of one size likewise share the calls of layers that see all.
+transformers' own takes each window by itself: of a picture of 1,024 × 1,024 pixels some eighty calls a layer, each to
+be launched. Windows of a picture have few sizes (whole ones, and those at its edges), so a layer is a call for each
+size; pictures of one size likewise share the calls of layers that see all.
 """
 
 from itertools import pairwise
