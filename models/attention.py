@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.utils import is_flash_attn_2_available
 
+from .ops.packing import packing_of
 from .ops.precision import autocast_type
 
 WINDOWED = "windowed"
@@ -73,7 +74,7 @@ def windowed_attention(
     elif cu_seq_lens_q is None:
         o = blocked_attention(query, key, value, scale, sliding_window, padding, dropout)
     else:
-        lengths = cu_seq_lens_q.diff().tolist()
+        lengths = packing_of(cu_seq_lens_q, query.transpose(1, 2)).lengths
         sequences = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
         alone = [blocked_attention(q, k, v, scale, sliding_window, None, dropout) for q, k, v in sequences]
         o = torch.cat(alone, dim=2)
@@ -110,9 +111,9 @@ def flash_attention(
     of_queries = of_keys = None
     longest_query, longest_key = T, S
     if cu_seq_lens is not None:
-        of_queries = of_keys = cu_seq_lens.to(device=q.device, dtype=torch.int32)
-        longest_query = longest_key = int(cu_seq_lens.diff().max())
-    if of_queries is not None:
+        packing = packing_of(cu_seq_lens, q)
+        of_queries = of_keys = packing.borders.int()
+        longest_query = longest_key = max(packing.lengths)
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     o = torch.ops.aten._flash_attention_forward(
         q, k, v, of_queries, of_keys, longest_query, longest_key, dropout, True, False,

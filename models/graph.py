@@ -41,6 +41,11 @@ class Replay:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run; the result of a graph is overwritten by the next call."""
+        # Triton launches and graphs are captured on the current device, which need not be the model's.
+        with torch.cuda.device_of(inputs[0]):
+            return self._run(inputs)
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
         if not (self.use_graph and inputs[0].device.type == "cuda"):
             return self.function(*inputs)
         if self.graph is None:

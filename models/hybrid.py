@@ -6,7 +6,6 @@ generation) is transformers' own. With every layer ``full_attention`` this *is* 
 """
 
 import inspect
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from .attention import WINDOWED
 from .cache import HybridCache
 from .config import LAYER_TYPES, HybridVLConfig, HybridVLTextConfig
 from .mixers.base import TokenMixer
+from .ops.packing import packing_of
 from .positions import batch_positions
 from .registry import get_mixer
 from .vision_attention import batch_windows
@@ -122,13 +122,7 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
         cache: Any,
     ) -> tuple[dict[str, Tensor | None], Tensor, bool]:
         """Check packed sequences, and give their masks (none), their positions, and that nothing is cached."""
-        B, T = inputs_embeds.shape[:2]
-        ends = cu_seq_lens.tolist()
-        if B != 1 or ends[0] != 0 or ends[-1] != T or any(a >= b for a, b in pairwise(ends)):
-            raise UserError(
-                f"cu_seq_lens_q {ends} does not cut a batch of {B} with {T} tokens into sequences; it must rise from 0 "
-                "to the number of tokens of a batch of one"
-            )
+        packing = packing_of(cu_seq_lens, inputs_embeds)
         if cache is not None or attention_mask is not None:
             raise UserError("packed sequences take neither a cache nor an attention mask; pass cu_seq_lens_q alone")
         if self._has_attention and self.config._attn_implementation not in (WINDOWED, "flash_attention_2"):
@@ -137,9 +131,7 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
                 f"{WINDOWED!r} or 'flash_attention_2'"
             )
         if position_ids is None:
-            lengths = cu_seq_lens.diff().to(inputs_embeds.device)
-            starts = cu_seq_lens[:-1].to(inputs_embeds.device).repeat_interleave(lengths)
-            position_ids = (torch.arange(T, device=inputs_embeds.device) - starts).expand(3, 1, T)
+            position_ids = packing.places.expand(3, 1, -1)
         return dict.fromkeys(LAYER_TYPES.values()), position_ids, False
 
     @property

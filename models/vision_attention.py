@@ -5,13 +5,15 @@ be launched. Windows of a picture have few sizes (whole ones, and those at its e
 size; pictures of one size likewise share the calls of layers that see all.
 """
 
-from itertools import pairwise
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+
+from .ops.packing import packing_of
 
 
 class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
@@ -42,7 +44,7 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         P = hidden_states.shape[0]
         q, k, v = self.qkv(hidden_states).view(P, 3, self.num_heads, -1).unbind(1)
         q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
+        lengths = packing_of(cu_seqlens, hidden_states.unsqueeze(0)).lengths
         return self.proj(attend_within(q, k, v, lengths, self.scaling).flatten(1))
 
 
@@ -51,22 +53,29 @@ def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: fl
 
     Args:
         q, k, v: ``[P, H, K]``, sequence by sequence.
-        lengths: of the sequences; they sum to P.
+        lengths: of the sequences, none of them empty; they sum to P.
         scale: of the scores.
 
     Returns:
         ``[P, H, K]``.
     """
-    # Sequences by length, and by place among those of a length: the patches of a group follow each other.
-    order = sorted(range(len(lengths)), key=lambda n: (lengths[n], n))
-    in_order = [lengths[n] for n in order]
+    in_order = sorted(lengths)
     if in_order == lengths:
         return _groups(q, k, v, lengths, scale)
-    of_each = torch.arange(q.shape[0]).split(lengths)
-    places = torch.cat([of_each[n] for n in order]).to(q.device)
+    places, back = _by_length(tuple(lengths), q.device)
     q, k, v = (x.index_select(0, places) for x in (q, k, v))
-    o = _groups(q, k, v, in_order, scale)
-    return o.index_select(0, places.argsort())
+    return _groups(q, k, v, in_order, scale).index_select(0, back)
+
+
+@lru_cache(maxsize=4)
+def _by_length(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places ``[P]`` of what is sorted by its sequence's length, and back; laid out once for all layers of a tower."""
+    # Gradients need them later, though inference may be the first to ask.
+    with torch.inference_mode(False):
+        of_each = torch.arange(sum(lengths)).split(lengths)
+        # Sequences of a length keep their order: the patches of a group follow each other.
+        places = torch.cat([of_each[n] for n in sorted(range(len(lengths)), key=lengths.__getitem__)])
+        return places.to(device), places.argsort().to(device)
 
 
 def _groups(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:

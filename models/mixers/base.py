@@ -10,7 +10,7 @@ from ...errors import UserError, unknown_name
 from ..cache import MixerState, read_state, write_state
 from ..ops.head_norm import head_norm
 from ..ops.kernels import Call
-from ..ops.packing import lengths_of
+from ..ops.packing import packing_of
 from ..ops.precision import autocast_type
 from ..ops.recurrence import Recurrence
 
@@ -135,7 +135,7 @@ class TokenMixer(nn.Module):
         if cu_seqlens is not None and (cache is not None or attention_mask is not None):
             raise UserError("packed sequences take neither a cache nor an attention mask; pass cu_seq_lens_q alone")
         if cu_seqlens is not None:
-            lengths_of(cu_seqlens, *hidden_states.shape[:2])
+            packing_of(cu_seqlens, hidden_states)
         mask = None if attention_mask is None else attention_mask.to(hidden_states.dtype).unsqueeze(-1)
         x = hidden_states if mask is None else hidden_states * mask
         past = read_state(cache, self.layer_idx)

@@ -23,7 +23,7 @@ def head_norm(o: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None)
         gate: of o's shape or one that is repeated to it, before its SiLU; None for none.
 
     Returns:
-        ``[…, V]``, computed in float32 or wider.
+        ``[…, V]`` in o's dtype, computed in float32 or wider.
     """
     if not takes_kernels(o):
         return reference(o, weight, eps, gate)
@@ -34,7 +34,8 @@ def reference(o: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None)
     """In plain torch."""
     wide = o if o.dtype == torch.float64 else o.float()
     normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(o.dtype) * weight
-    return normed if gate is None else normed * F.silu(gate)
+    # Under autocast the weight is wider than what it is multiplied with; a wide result would be passed on.
+    return (normed if gate is None else normed * F.silu(gate)).to(o.dtype)
 
 
 class _HeadNorm(torch.autograd.Function):

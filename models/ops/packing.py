@@ -3,12 +3,62 @@
 ``cu_seqlens`` ``[N + 1]`` says where each of N sequences begins, and the end, as in FlashAttention.
 """
 
+from collections.abc import MutableMapping
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ...errors import UserError
+
+
+class Packing(NamedTuple):
+    """What is known of N packed sequences of T tokens in all.
+
+    Attributes:
+        lengths: of the sequences.
+        borders: ``cu_seqlens`` ``[N + 1]``, int64, on the device of what is packed.
+        places: ``[T]``, each token's place in its sequence, there too.
+    """
+
+    lengths: list[int]
+    borders: Tensor
+    places: Tensor
+
+
+_known: MutableMapping[Tensor, tuple[tuple[int, int, int, torch.device], Packing]] = WeakIdKeyDictionary()
+"""Borders → what was asked of them (their version, B, T, device) and answered. All layers of a model are given the same
+tensor; to read it anew in each would have the host wait for the accelerator several times a layer, and fla keeps its
+own layout by the tensor's identity too."""
+
+
+def packing_of(cu_seqlens: Tensor, x: Tensor) -> Packing:
+    """Check and lay out packed sequences, once for all that is asked of one tensor of borders.
+
+    Args:
+        cu_seqlens: ``[N + 1]``, integers, on any device.
+        x: ``[1, T, …]``, what is packed.
+
+    Raises:
+        UserError: as `lengths_of`.
+    """
+    B, T = x.shape[:2]
+    # What is written into a tensor is counted, but not for one of inference mode.
+    asked = None if cu_seqlens.is_inference() else (cu_seqlens._version, B, T, x.device)
+    known = _known.get(cu_seqlens)
+    if known is not None and asked is not None and known[0] == asked:
+        return known[1]
+    lengths = lengths_of(cu_seqlens, B, T)
+    # Gradients need them later, though inference may be the first to ask.
+    with torch.inference_mode(False):
+        # A copy: what is kept must not keep its own key.
+        borders = cu_seqlens.to(x.device, torch.int64, copy=True)
+        packing = Packing(lengths, borders, token_places(borders, T))
+    if asked is not None:
+        _known[cu_seqlens] = asked, packing
+    return packing
 
 
 def lengths_of(cu_seqlens: Tensor, B: int, T: int) -> list[int]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...errors import UserError, unknown_name
 from .kernels import LIBRARIES, Call, Kernel, library_trouble, not_compared
-from .packing import lengths_of, pack, unpack
+from .packing import pack, packing_of, unpack
 from .precision import autocast_type
 
 BACKENDS = ("auto", "reference", "torch", *LIBRARIES)
@@ -91,11 +91,11 @@ class Recurrence:
         call = Call(v.device.type, v.dtype, v.shape[1], k.shape[-1], v.shape[-1], with_gradient, state is not None)
         if cu_seqlens is None:
             return self.form(backend, call)(q, k, v, *gates, state=state)
-        lengths = lengths_of(cu_seqlens, *v.shape[:2])
+        lengths, borders, _ = packing_of(cu_seqlens, v)
         resolved = self.resolve(backend, call)
         form = self.form(resolved, call)
         if resolved in self.kernels and self.kernels[resolved].packed:
-            return form(q, k, v, *gates, state=state, cu_seqlens=cu_seqlens.long())
+            return form(q, k, v, *gates, state=state, cu_seqlens=borders)
         # Behind the end of a sequence keys and gates are zero, and then nothing happens.
         moving = len(gates) - self.parameters
         padded = (unpack(x, lengths) for x in (q, k, v, *gates[:moving]))

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding import takes_kernels
-from .packing import token_places
+from .packing import packing_of
+
+MOST_SEQUENCES = 65535
+"""Of a batch, for the kernels: they are a dimension of the grid, and CUDA allows no more."""
 
 
 def short_convolution(
@@ -40,14 +43,12 @@ def short_convolution(
         # Real tokens first, in their order: then they are each other's neighbours, and the padding is behind them.
         order = mask.bool().logical_not().sort(dim=1, stable=True).indices.unsqueeze(-1)
         x = x.take_along_dim(order, dim=1)
-    if cu_seqlens is not None:
-        cu_seqlens = cu_seqlens.to(x.device)
-    places = None if cu_seqlens is None else token_places(cu_seqlens, T)
+    packing = None if cu_seqlens is None else packing_of(cu_seqlens, x)
     inputs = x if state is None else torch.cat([state.to(x.dtype).mT, x], dim=1)
-    y = filtered(inputs, weight, T, places, activation=activation)
-    if cu_seqlens is not None:
-        ends = cu_seqlens[1:]
-        return y, _last(inputs.expand(len(ends), -1, -1), ends, cu_seqlens.diff(), kept)
+    y = filtered(inputs, weight, T, None if packing is None else packing.places, activation=activation)
+    if packing is not None:
+        ends = packing.borders[1:]
+        return y, _last(inputs.expand(len(ends), -1, -1), ends, packing.borders.diff(), kept)
     if mask is None:
         recent = inputs[:, max(0, inputs.shape[1] - kept) :]
         return y, F.pad(recent, (0, 0, kept - recent.shape[1], 0)).mT
@@ -85,7 +86,7 @@ def filtered(x: Tensor, weight: Tensor, T: int, places: Tensor | None = None, *,
     Returns:
         ``[B, T, C]`` in x's dtype.
     """
-    if takes_kernels(x):
+    if takes_kernels(x) and x.shape[0] <= MOST_SEQUENCES:
         return _Filtered.apply(x.contiguous(), weight.contiguous(), T, places, activation)
     return reference(x, weight, T, places, activation=activation)
 

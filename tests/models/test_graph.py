@@ -1,13 +1,14 @@
 """The fast path against the model itself: all mixers, any cut, beyond the window; what a recorded step must not do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.fast.slots import KeyValueSlots
-from infinitevl_bench.models.graph import GraphedDecoder
+from infinitevl_bench.models.graph import GraphedDecoder, Replay
 from infinitevl_bench.models.registry import mixer_names
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -232,3 +233,24 @@ def test_graphs_replay_to_any_length(make_model: Make, pattern: str, dtype: torc
     same = torch.stack([eager.decode(ids[:, t : t + 1]).clone() for t in range(100, 400)], dim=1)
     assert relative(found, same) <= 1e-5
     assert relative(found, wide) <= bound
+
+
+def test_runs_on_the_device_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches, and graphs are captured, on the current device."""
+    current: list[Tensor] = []
+
+    @contextmanager
+    def device_of(x: Tensor) -> Iterator[None]:
+        current.append(x)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    x = torch.zeros(1)
+
+    def function(given: Tensor) -> Tensor:
+        assert current == [x]
+        return given + 1
+
+    assert Replay(function, lambda: lambda: None, use_graph=True)(x) == 1
+    assert not current

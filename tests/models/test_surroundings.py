@@ -101,6 +101,15 @@ def test_head_norm(kernel_of: str, dtype: torch.dtype, gated: bool, shape: tuple
     assert_agree(form(head_norm.head_norm), form(head_norm.reference), *inputs)
 
 
+def test_definitions_give_the_type_that_kernels_give() -> None:
+    """Under autocast weights are float32 and what they are multiplied with is not."""
+    x, weight = torch.ones(2, 5, 8, dtype=torch.bfloat16), torch.ones(8)
+    assert head_norm.reference(x, weight, 1e-5, x).dtype == torch.bfloat16
+    assert head_norm.reference(x, weight, 1e-5).dtype == torch.bfloat16
+    assert unit_length.reference(x).dtype == torch.bfloat16
+    assert short_convolution.reference(x, weight.view(8, 1, 1), 5).dtype == torch.bfloat16
+
+
 @kernels
 def test_a_gate_of_fewer_rows_is_repeated(kernel_of: str) -> None:
     o, weight, gate = (drawn(*shape, seed=n, dtype=torch.float32) for n, shape in enumerate([(2, 5, 8), (8,), (5, 8)]))

@@ -55,6 +55,18 @@ def test_a_call_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found, torch.cat(alone))
 
 
+def test_what_inference_laid_out_serves_training() -> None:
+    vision_attention._by_length.cache_clear()
+    x = torch.randn(9, 2, 4, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = attend_within(x, x, x, [4, 2, 3], 0.5)
+    leaf = x.clone().requires_grad_()
+    found = attend_within(leaf, leaf, leaf, [4, 2, 3], 0.5)
+    torch.testing.assert_close(found.detach(), expected)
+    found.sum().backward()
+    assert leaf.grad is not None
+
+
 def test_the_hybrid_and_what_is_loaded_have_it(
     make_model: Callable[..., HybridVLForConditionalGeneration], picture_prompt: dict[str, Tensor]
 ) -> None:
