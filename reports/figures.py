@@ -32,6 +32,7 @@ WIDTH = 7.2  # inches: the text width of a page
 DPI = 200
 MARKERS = "osD^vPX"
 MARK = "infinitevl-bench data "
+ENDS = b"</svg>\n", b"%%EOF\n", b"IEND\xaeB`\x82"  # of svg, pdf and png
 
 _ARM_COLOURS = {
     "gated_deltanet": BLUE, "gla": ORANGE, "mamba2": GREEN, "linear_attention": PURPLE, "deltanet": SKY,
@@ -124,7 +125,9 @@ def _metadata(kind: str, mark: str) -> dict[str, Any]:
 
 
 def drawn_from(file: bytes) -> str | None:
-    """The digest of the data that a figure written by `render` shows; None where it says nothing."""
+    """The digest of the data that a figure written by `render` shows; None where it says nothing or is cut off."""
+    if not file.endswith(ENDS):
+        return None
     found = re.search(re.escape(MARK.encode()) + rb"([0-9a-f]{12,64})", file)
     return found[1].decode() if found else None
 

@@ -145,6 +145,16 @@ def test_check_asks_for_the_same_numbers_not_the_same_matplotlib(
         report_command(runs, out, names, formats, True)
 
 
+def test_check_names_figures_that_are_cut_off(tmp_path: Path, runs: Path) -> None:
+    out, names = tmp_path / "out", ["table3"]
+    report_command(runs, out, names, list(FIGURES), False)
+    for kind in FIGURES:
+        whole = (out / f"table3.{kind}").read_bytes()
+        (out / f"table3.{kind}").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"3 of the report's files.*table3\.pdf, table3\.png, table3\.svg"):
+        report_command(runs, out, names, list(FIGURES), True)
+
+
 def test_the_report_takes_no_torch(tmp_path: Path, runs: Path) -> None:
     script = (
         "import sys, pathlib\nfrom infinitevl_bench.reports.build import report_command\n"
