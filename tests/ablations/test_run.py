@@ -1,17 +1,19 @@
 """A grid end to end: trained, scored, skipped when finished, continued when killed; what stops it is one line."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from infinitevl_bench import scratch
+from infinitevl_bench.ablations import run
 from infinitevl_bench.ablations.command import ablate_command
 from infinitevl_bench.ablations.run import run_grid
 from infinitevl_bench.ablations.scales import SCALES
@@ -25,16 +27,7 @@ from .grids import OPTIONS, cells
 
 BENCHMARKS = SCALES["tiny"].benchmarks
 
-GRID_IN_A_PROCESS = """
-import json, signal, sys
-from pathlib import Path
-from infinitevl_bench.ablations import run
-from infinitevl_bench.ablations.command import ablate_command
-
-run.prepare_pages = lambda *_: None  # a worker draws what is missing
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
-ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
-"""
+INTERRUPTED = 130
 
 
 def numbers(records: list[Record]) -> list[dict[str, Any]]:
@@ -43,6 +36,29 @@ def numbers(records: list[Record]) -> list[dict[str, Any]]:
     for row in rows:
         row["extra"].pop("train_seconds")
     return rows
+
+
+def grid_in_a_process(runs: Path, **names: str) -> ForkProcess:
+    """`ablate_command` in a process of its own, forked from this one, since that has imported everything.
+
+    It computes nothing by itself, which a forked process could not do everywhere: its workers draw what is missing.
+    """
+
+    def call() -> None:
+        run.prepare_pages = lambda *_: None  # type: ignore[assignment]
+        # A job in the background begins without it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.update(names)
+        tempfile.tempdir = None
+        scratch._sweep_once.cache_clear()
+        try:
+            ablate_command(**OPTIONS, runs=runs)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
+
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    return process
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -100,16 +116,14 @@ def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
 ) -> None:
     folders = [RunFolder(tmp_path, spec) for spec in cells()]
     first = folders[0].path
-    command = [sys.executable, "-c", GRID_IN_A_PROCESS, json.dumps(OPTIONS), str(tmp_path)]
     common = tmp_path / "temporary"
     common.mkdir()
-    environment = os.environ | {"TMPDIR": str(common)}
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    parent = grid_in_a_process(tmp_path, TMPDIR=str(common))
     try:
         wait_until(lambda: len(rows_of(first)) >= 2, "training")
     finally:
         parent.kill()
-        parent.wait()
+        parent.join()
     wait_until(lambda: all(is_free(folder) for folder in folders), "the end of the workers")
     # What it kept for its workers is known as its own, and nobody's any more.
     assert any(folder.name.startswith(scratch.PREFIX) for folder in common.iterdir())
@@ -126,20 +140,22 @@ def rows_of(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_an_interrupted_grid_ends_its_workers(tmp_path: Path) -> None:
+def test_an_interrupted_grid_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = tmp_path / "worker"
     worker.write_text(
         f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 100\n"
     )
     worker.chmod(0o755)
-    script = GRID_IN_A_PROCESS.replace("ablate_command(", f"sys.executable = {str(worker)!r}\nablate_command(")
-    command = [sys.executable, "-c", script, json.dumps(OPTIONS), str(tmp_path / "runs")]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "pid").exists, "the start of a worker")
-    parent.send_signal(signal.SIGINT)
-    _, said = parent.communicate(timeout=60)
-    assert parent.returncode
-    assert "KeyboardInterrupt" in said
+    monkeypatch.setattr(run.sys, "executable", str(worker))
+    parent = grid_in_a_process(tmp_path / "runs")
+    try:
+        wait_until((tmp_path / "pid").exists, "the start of a worker")
+        assert parent.pid
+        os.kill(parent.pid, signal.SIGINT)
+        parent.join(60)
+        assert parent.exitcode == INTERRUPTED
+    finally:
+        parent.kill()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
