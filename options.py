@@ -16,7 +16,6 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 MOST_SEED = 2**32 - 1
 """The highest seed that every generator of random numbers takes."""
 
-
 FEWEST_PIXELS, MOST_PIXELS = 28 * 28, 10**9
 """Area of a picture: one visual token, and more than any picture that is shown whole."""
 

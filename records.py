@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
@@ -31,8 +31,8 @@ from .run_folders import Kind, run_folders
 # Whoever reads or writes runs also needs these.
 __all__ = [
     "Record", "RunFolder", "RunHeldError", "RunSpec", "Scalar", "atomic_write", "environment", "file_digest",
-    "finished_runs", "locked", "measured_records", "package_path", "read_records", "records_of", "run_folders",
-    "ship_records", "write_records",
+    "finished_runs", "locked", "measured_records", "package_path", "read_records", "read_result", "read_rows",
+    "records_of", "run_folders", "ship_records", "write_records",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     Arguments = dict[str, Any]
 else:
     Arguments = dict[str, JsonValue]
-
 
 # Larger ones are damage or a slip, and neither a figure nor a column of a table can hold them.
 Real = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
@@ -139,9 +138,7 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def _write_spec(self) -> None:
@@ -161,13 +158,11 @@ class RunFolder:
         """Whether another process holds the run now."""
         if not self.path.is_dir():
             return False
-        lock = FileLock(str(self.path / ".lock"), timeout=0)
         try:
-            lock.acquire()
+            with FileLock(str(self.path / ".lock"), timeout=0):
+                return False
         except Timeout:
             return True
-        lock.release()
-        return False
 
     def write_environment(self, device: str) -> None:
         """Write ``env.json``: where and with what this run runs."""
@@ -197,14 +192,10 @@ class RunFolder:
         path = self.path / name
         if not path.exists():
             return []
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; remove it to start over", 1) from None
-        rows = [_json_object(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line]
-        # Whatever stands after the last newline was being written when the process died.
-        if lines[-1]:
-            atomic_write(path, b"".join(line + b"\n" for line in lines[:-1]))
+        rows, whole, cut_off = _rows_of(path)
+        if cut_off:
+            # What is appended next must not go on in the middle of a line.
+            atomic_write(path, whole)
         return rows
 
     def truncate(self, name: str, keep: int) -> None:
@@ -224,16 +215,21 @@ class RunFolder:
         atomic_write(self.path / "result.json", json.dumps(body, indent=1, ensure_ascii=False))
 
     def result(self) -> dict[str, Any]:
-        """Read ``result.json``.
-
-        Raises:
-            UserError: if the file is there but is not a result.
-        """
-        return _load_result(self.path / "result.json")
+        """Its ``result.json``; see `read_result`."""
+        return read_result(self.path)
 
     def records(self) -> list[Record]:
         """The records of a finished run."""
         return _parse_records(self.result()["records"], self.path / "result.json")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file of a run that is nobody's to change; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: naming the file and the line that is damaged.
+    """
+    return _rows_of(path)[0]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -273,7 +269,7 @@ def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         UserError: if ``root`` is no folder that can be read, or for a result that cannot be read.
     """
     for folder in run_folders(root, "result.json"):
-        yield folder, _load_result(folder / "result.json")
+        yield folder, read_result(folder)
 
 
 def ship_records(path: Path, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -321,7 +317,13 @@ def records_of(folder: Path, result: Mapping[str, Any]) -> list[Record]:
     return _parse_records(result["records"], folder / "result.json")
 
 
-def _load_result(path: Path) -> dict[str, Any]:
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read a run's ``result.json``.
+
+    Raises:
+        UserError: if the file cannot be read, or is no result.
+    """
+    path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -341,14 +343,25 @@ def _load_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def _json_object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _rows_of(path: Path) -> tuple[list[dict[str, Any]], bytes, bytes]:
+    """The rows of a file, the lines that hold them, and what of another was written when its process died."""
     try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {number}: damaged; remove the line, then call the same command again", 1)
-    return row
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; remove it to start over", 1) from None
+    end = content.rfind(b"\n") + 1
+    rows = []
+    for number, line in enumerate(content[:end].split(b"\n"), start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: damaged; remove the line, then call the same command again", 1)
+        rows.append(row)
+    return rows, content[:end], content[end:]
 
 
 def _parse_records(rows: Iterable[Any], path: Path) -> list[Record]:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError, unknown_name
 from ..files import parse_yaml
-from ..records import Record, RunFolder, RunSpec, records_of, run_folders
+from ..records import Record, RunSpec, read_result, records_of, run_folders
 
 MARKS = ("spec.yaml", "result.json")
 """Files of which any makes a folder a run."""
@@ -98,10 +98,8 @@ def read_run(folder: Path) -> Run:
     if not (folder / "result.json").exists():
         with held(folder) as free:
             return Run(folder, "unfinished" if free else "held", spec.arguments)
-    reader = RunFolder(folder.parent, spec)
-    reader.path = folder
     try:
-        result = reader.result()
+        result = read_result(folder)
         records = tuple(records_of(folder, result))
     except UserError as error:
         return Run(folder, "damaged", spec.arguments, problem=str(error))

@@ -191,11 +191,6 @@ SUITES: dict[str, tuple[str, ...]] = {
 """Name of a suite → names of its benchmarks."""
 
 
-def benchmark_names() -> tuple[str, ...]:
-    """The paper's names of its benchmarks of pictures, in its order."""
-    return tuple(BENCHMARKS)
-
-
 def find_benchmark(name: str) -> Benchmark:
     """Look a benchmark up by the paper's name or VLMEvalKit's, whatever the case.
 

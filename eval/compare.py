@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..printing import PlainConsole
-from ..records import RunFolder, RunSpec
+from ..records import read_rows
 from .statistics import Difference, paired_difference
 
 
@@ -47,9 +47,7 @@ def _folder(name: str, runs: Path) -> Path:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    reader = RunFolder(path.parent, RunSpec(kind="eval", arguments={}))
-    reader.path = path.parent
-    rows = reader.rows(path.name)
+    rows = read_rows(path)
     for number, row in enumerate(rows, start=1):
         whole = all(name in row for name in ("index", "question", "answer"))
         if not whole or not isinstance(row.get("score"), int | float | None):

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.pages import TOKEN_PIXELS
 from ..errors import UserError
 from ..models.accounting import forward_bytes
 from ..models.config import HybridVLConfig
 from ..models.device import free_bytes
-from .videos import TEMPORAL_PATCH, TOKEN_PIXELS, Clip
+from ..options import TEMPORAL_PATCH
+from .videos import Clip
 from .vlmevalkit import Message
 
 VALUES_A_PIXEL = 3 * 2

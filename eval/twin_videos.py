@@ -6,7 +6,6 @@ as will be asked for: a longer one shows each scene for longer.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,9 +13,7 @@ from PIL import Image
 from ..data.pages import Page
 from ..errors import UserError
 from .benchmarks import Benchmark
-from .twin_rows import OPTIONS, options_of
-
-Row = dict[str, Any]
+from .twin_rows import OPTIONS, Row, options_of
 
 FRAMES_PER_SECOND = 2
 SCENES = 4

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.pages import TOKEN_PIXELS
 from ..errors import UserError
 from ..options import TEMPORAL_PATCH
 from .vlmevalkit import Message
@@ -20,8 +21,6 @@ FRAMES = 64
 
 MAX_PIXELS = 768 * 28 * 28
 """Largest area of one frame, in pixels."""
-
-TOKEN_PIXELS = 28
 
 
 @dataclass(frozen=True)

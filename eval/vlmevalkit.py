@@ -119,7 +119,7 @@ def open_dataset(benchmark: Benchmark, tsv: Path, official: bool, *, max_bad: in
     root = tsv.parent if official and not benchmark.video else scratch.path
     with quiet(), variables(LMUData=str(root)):
         if benchmark.video:
-            dataset = video_class(benchmark, official_class, tsv, frame)(dataset=official_name(benchmark, official))
+            dataset = video_class(official_class, tsv, frame)(dataset=official_name(benchmark, official))
         elif official:
             dataset = official_class(benchmark.dataset)
         else:
@@ -211,7 +211,7 @@ def twin_class(benchmark: Benchmark, official_class: Any, frame: pd.DataFrame | 
     return type(f"Synthetic{official_class.__name__}", (official_class,), body)
 
 
-def video_class(benchmark: Benchmark, official_class: Any, tsv: Path, frame: pd.DataFrame | None) -> Any:
+def video_class(official_class: Any, tsv: Path, frame: pd.DataFrame | None) -> Any:
     """A subclass for videos that are where ``tsv`` is; frames are not its business, and nothing is fetched."""
 
     def prepare_dataset(self: Any, *_: Any, **__: Any) -> dict[str, str]:

@@ -60,10 +60,11 @@ def measure(
     """
     if not folder.exists():
         _write_weights(preset, folder, device, shard_bytes)
-    weights = open_checkpoint(folder).nbytes
+    checkpoint = open_checkpoint(folder)
+    weights, text = checkpoint.nbytes, checkpoint.config.text_config
     shared: dict[str, Any] = {
         "artifact": "loading", "model": preset, "source": "measured", "device": device_name(device),
-        "mixer": "gated_deltanet", "pattern": "SLLL",
+        "mixer": text.mixer if text.linear_layers else None, "pattern": text.pattern,
         "run_id": RunSpec(kind="profile", arguments={"what": "loading", "preset": preset, "device": device}).id,
         "extra": {"weights": "random", "weight_bytes": weights, "note": NOTE},
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .ablation_cells import BASELINES, CONTROL_PATTERNS, DEFAULT_PATTERN, Arm, Block
-from .figures import GREY, MARKERS, Theme, colour_of, end_label, new_figure, shade, spread
+from .figures import GREY, MARKERS, Theme, colour_of, end_label, new_figure, panel_grid, shade, spread
 from .published import MIXER_ORDERING
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
     arms = sorted(
         block.arms(), key=lambda arm: (arm.pattern not in CONTROL_PATTERNS, -ranks.get(arm.mixer, len(ranks)), arm)
     )
-    columns = 2 if len(block.benchmarks) == 4 else min(len(block.benchmarks), 3)
-    rows = -(-len(block.benchmarks) // columns)
-    figure, axes = new_figure(rows * (1.1 + 0.3 * len(arms)) + 0.3, columns, rows, sharey=True)
+    count = len(block.benchmarks)
+    figure, axes = panel_grid(count, 1.1 + 0.3 * len(arms), 0.3, columns=2 if count == 4 else 3, sharey=True)
     mixers = [arm.mixer for arm in arms]
-    for axis, benchmark in zip(axes, block.benchmarks, strict=False):
+    for axis, benchmark in zip(axes, block.benchmarks, strict=True):
         for place, arm in enumerate(arms):
             found = block.scores(arm).get(benchmark)
             if found is not None:
@@ -45,8 +44,6 @@ def mixer_figure(block: Block, theme: Theme) -> "Figure":
         axis.grid(visible=False, axis="y")
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", labelcolor=theme.ink)
-    for axis in axes[len(block.benchmarks) :]:
-        axis.set_visible(False)
     _baseline_key(figure, block, theme)
     return figure
 

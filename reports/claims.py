@@ -201,11 +201,6 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
-def claim_names() -> list[str]:
-    """All claims, in order."""
-    return list(CLAIMS)
-
-
 def judge(name: str, records: Sequence[Record]) -> Verdict:
     """Judge one claim from all records.
 

@@ -10,7 +10,7 @@ from .ablation_cells import Arm, arm_of
 from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
-from .figures import Theme, new_figure
+from .figures import Theme, panel_grid
 from .tables import Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
 
 if TYPE_CHECKING:
@@ -86,12 +86,11 @@ def _longest(losses: Sequence[Record]) -> list[Record]:
 
 def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
     patterns = sorted({arm.pattern for arm in arms})
-    columns = min(len(patterns), 3)
-    rows = -(-len(patterns) // columns)
     lines = arm_lines(arms, theme)
-    figure, axes = new_figure(2.4 * rows + key_height(len(lines)), columns, rows, sharey=True)
+    columns = 3
+    figure, axes = panel_grid(len(patterns), 2.4, key_height(len(lines)), columns=columns, sharey=True)
     top = max(record.value for same in arms.values() for record in same)
-    for number, (panel, pattern) in enumerate(zip(axes, patterns, strict=False)):
+    for number, (panel, pattern) in enumerate(zip(axes, patterns, strict=True)):
         for arm in sorted(arm for arm in arms if arm.pattern == pattern):
             line = lines[arm]
             seeds = group(arms[arm], lambda r: (r.seed, r.run_id))
@@ -111,7 +110,5 @@ def _loss_figure(arms: dict[Arm, list[Record]], theme: Theme) -> "Figure":
         panel.set_ylim(0, top * 1.05)
         if number % columns == 0:
             panel.set_ylabel("loss, nats")
-    for panel in axes[len(patterns) :]:
-        panel.set_visible(False)
     key_below(figure, lines.values())
     return figure

@@ -11,7 +11,7 @@ from ..records import Record
 from .artifacts import Artifact, Missing, describe
 from .efficiency import COMMANDS, SeriesKey, canonical_model, is_full_size, series_key, series_label
 from .estimates import extra_text, group, run_ids, scale_rank, unique
-from .figures import Theme, colour_of, logarithmic_ticks, new_figure, wide
+from .figures import Theme, colour_of, logarithmic_ticks, panel_grid, wide
 from .tables import Cell, Column, Row, Table, number_cell, text_cell, thousands
 
 if TYPE_CHECKING:
@@ -112,10 +112,8 @@ def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
     if any(is_full_size(record) for record in records):
         records = [record for record in records if is_full_size(record)]
     tasks = [metric for metric in TASKS if any(record.metric == metric for record in records)]
-    columns = min(2, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure, axes = new_figure(2.7 * rows, columns, rows)
-    for panel, metric in zip(axes, tasks, strict=False):
+    figure, axes = panel_grid(len(tasks), 2.7, columns=2)
+    for panel, metric in zip(axes, tasks, strict=True):
         here = [record for record in records if record.metric == metric]
         series: dict[SeriesKey, list[Record]] = group(_sorted(here), series_key)
         top = max(_ratio(record) for record in here)
@@ -145,6 +143,4 @@ def _figure(records: Sequence[Record], theme: Theme) -> "Figure":
         panel.set_title(f"{TASKS[metric][0]}: time over floor")
         panel.set_xlabel("tokens" if TASKS[metric][1] == "context" else "frames")
         panel.legend(fontsize=6.5, loc="upper left")
-    for panel in axes[len(tasks) :]:
-        panel.set_visible(False)
     return figure

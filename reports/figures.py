@@ -141,6 +141,26 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **grid: Any) -> "
     return figure, [axis for line in axes for axis in line]
 
 
+def panel_grid(
+    count: int, row_height: float, rest: float = 0.0, *, columns: int = 3, **grid: Any
+) -> "tuple[Figure, list[Axes]]":
+    """A figure of ``count`` panels, row by row; places that the last row leaves over stay empty.
+
+    Args:
+        count: panels.
+        row_height: of each row, in inches.
+        rest: height of what stands beside the rows, such as a key, in inches.
+        columns: most panels of a row.
+        grid: as matplotlib's ``subplots`` takes it, such as ``sharey``.
+    """
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure, axes = new_figure(row_height * rows + rest, columns, rows, **grid)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
 LOGARITHMIC_FROM = 20
 """Largest over smallest value from which an axis is logarithmic: nearer ones can be told apart on a linear one."""
 

@@ -10,7 +10,7 @@ from ..records import Record
 from .ablation_cells import trained_name
 from .artifacts import Artifact, Missing, describe
 from .estimates import Estimate, estimate, extra_text, group, run_ids, unique
-from .figures import Theme, colour_of, end_label, new_figure, spread
+from .figures import Theme, colour_of, end_label, new_figure, panel_grid, spread
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def depth_frames(records: Sequence[Record]) -> Artifact:
             + (describe(found) or "Nothing has been measured yet.")
         ),
         tables=_table(found, (Column("Depth"),), lambda record: (_depth(record) or 0.0,)),
-        figure=(lambda theme: _heat_maps(found, theme)) if found else None,
+        figure=(lambda theme: _heat_maps(found)) if found else None,
         missing=() if found else (Missing("Scores by depth of the answer", FRAME_STUDY),),
         runs=run_ids(found),
     )
@@ -207,13 +207,11 @@ def _name_ends(axis: "Axes", ends: list[tuple[int, float, str, str]]) -> None:
         end_label(axis, x, height, label, colour, fontsize=6)
 
 
-def _heat_maps(found: Sequence[Record], theme: Theme) -> "Figure":
+def _heat_maps(found: Sequence[Record]) -> "Figure":
     """Three stages of an arm stand side by side."""
     panels = dict(sorted(group(found, _series).items()))
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(2.0 * rows, columns, rows)
-    for axis, (series, here) in zip(axes, panels.items(), strict=False):
+    figure, axes = panel_grid(len(panels), 2.0)
+    for axis, (series, here) in zip(axes, panels.items(), strict=True):
         frames = sorted({r.frames or 0 for r in here})
         depths = sorted({_depth(r) or 0.0 for r in here})
         values = np.full((len(depths), len(frames)), np.nan)
@@ -232,6 +230,4 @@ def _heat_maps(found: Sequence[Record], theme: Theme) -> "Figure":
         axis.set_ylabel("depth of the answer", fontsize=7)
         stage = f", {series.stage}" * bool(series.stage)
         axis.set_title(f"{series.benchmark} ({series.split}), %{stage}\n{series.model}", fontsize=6.5)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
     return figure

@@ -13,7 +13,7 @@ from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of
 from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import group, run_ids, unique
-from .figures import Theme, new_figure
+from .figures import Theme, panel_grid
 from .learnt import seeds_that_learnt, share_that_learnt, steps_to_threshold, was_recorded
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, number_cell, text_cell
 
@@ -138,10 +138,9 @@ def _row(
 def _curves_figure(found: Sequence[Record], theme: Theme) -> "Figure":
     benchmarks = sorted({record.benchmark or "" for record in found})
     lines = arm_lines(map(arm_of, found), theme)
-    columns = min(len(benchmarks), 2)
-    rows = -(-len(benchmarks) // columns)
-    figure, axes = new_figure(2.5 * rows + key_height(len(lines)), columns, rows, sharex=True, sharey=True)
-    for panel, benchmark in zip(axes, benchmarks, strict=False):
+    columns = 2
+    figure, axes = panel_grid(len(benchmarks), 2.5, key_height(len(lines)), columns=columns, sharex=True, sharey=True)
+    for panel, benchmark in zip(axes, benchmarks, strict=True):
         of_arm = group((r for r in found if r.benchmark == benchmark), arm_of)
         for arm, own in sorted(of_arm.items()):
             label, colour, stroke, marker = lines[arm]
@@ -152,9 +151,7 @@ def _curves_figure(found: Sequence[Record], theme: Theme) -> "Figure":
                 panel.plot(*zip(*line, strict=True), stroke, color=colour, label=label, marker=marker, markersize=3)
         panel.set_title(f"{benchmark} (synthetic), % exact")
         panel.set_ylim(-3, 104)
-    for panel in axes[len(benchmarks) :]:
-        panel.set_visible(False)
-    for panel in axes[max(0, len(benchmarks) - columns) : len(benchmarks)]:
+    for panel in axes[-columns:]:
         panel.set_xlabel("step")
     key_below(figure, lines.values())
     return figure

@@ -9,7 +9,7 @@ from .ablation_cells import Arm, arm_of
 from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
-from .figures import Theme, new_figure
+from .figures import Theme, panel_grid
 from .tables import Cell, Column, Row, Table, count_cell, estimate_cell, number_cell, text_cell
 
 if TYPE_CHECKING:
@@ -131,10 +131,8 @@ def _figure(block: _Block, records: Sequence[Record], theme: Theme) -> "Figure":
     tasks = sorted({_task(record) for record in records})
     widths = sorted({_number(record, "width") for record in records})
     lines = arm_lines(map(_arm, records), theme)
-    columns = min(len(tasks), 3)
-    rows = -(-len(tasks) // columns)
-    figure, axes = new_figure(2.5 * rows + key_height(len(lines)) + 0.2, columns, rows, sharey=True)
-    for axis, task in zip(axes, tasks, strict=False):
+    figure, axes = panel_grid(len(tasks), 2.5, key_height(len(lines)) + 0.2, sharey=True)
+    for axis, task in zip(axes, tasks, strict=True):
         axis.axhline(100 / task[1], color=theme.muted, linewidth=1.1, linestyle=(0, (1, 1.5)))
         for arm, line in lines.items():
             own = [record for record in records if _task(record) == task and _arm(record) == arm]
@@ -151,8 +149,6 @@ def _figure(block: _Block, records: Sequence[Record], theme: Theme) -> "Figure":
         axis.set_ylim(-3, 104)
         axis.set_title(f"{task[1]} pairs in {task[0]} tokens, %")
         axis.set_xlabel("width of the model")
-    for axis in axes[len(tasks) :]:
-        axis.set_visible(False)
     key_below(figure, lines.values())
     figure.suptitle(f"{block.title}; grey dots: naming any value of the sequence", fontsize=8, x=0.01, ha="left")
     return figure

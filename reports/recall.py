@@ -11,7 +11,7 @@ from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of
 from .arm_lines import ArmLine, arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, unique
-from .figures import Theme, new_figure
+from .figures import Theme, panel_grid
 from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell, text_cell, thousands
 
 if TYPE_CHECKING:
@@ -123,10 +123,8 @@ def _difficulty_figure(series: dict[SeriesKey, dict[int, list[Record]]], theme: 
     drawn = {key: by_level for key, by_level in series.items() if (key[3], key[2]) == trained}
     lines = arm_lines((arm for _, arm, _, _ in drawn), theme)
     benchmarks = sorted({key[0] for key in drawn})
-    columns = min(len(benchmarks), 3)
-    rows = -(-len(benchmarks) // columns)
-    figure, axes = new_figure(2.3 * rows + key_height(len(lines)), columns, rows, sharey=True)
-    for panel, benchmark in zip(axes, benchmarks, strict=False):
+    figure, axes = panel_grid(len(benchmarks), 2.3, key_height(len(lines)), sharey=True)
+    for panel, benchmark in zip(axes, benchmarks, strict=True):
         for key in sorted(key for key in drawn if key[0] == benchmark):
             _interval_line(panel, drawn[key], lines[key[1]])
         levels = sorted({level for key in drawn if key[0] == benchmark for level in drawn[key]})
@@ -135,8 +133,6 @@ def _difficulty_figure(series: dict[SeriesKey, dict[int, list[Record]]], theme: 
         panel.set_ylim(-3, 104)
         panel.set_title(f"{benchmark} (synthetic), %")
         panel.set_xlabel("level of difficulty")
-    for panel in axes[len(benchmarks) :]:
-        panel.set_visible(False)
     key_below(figure, lines.values())
     return figure
 
@@ -156,19 +152,15 @@ def _state_figure(records: Sequence[Record], theme: Theme) -> "Figure":
     scores = [r for r in records if r.metric == "score" and r.state_elements is not None]
     lines = arm_lines(map(arm_of, scores), theme)
     benchmarks = sorted({r.benchmark or "" for r in scores})
-    columns = min(len(benchmarks), 3)
-    rows = -(-len(benchmarks) // columns)
-    figure, axes = new_figure(2.3 * rows + key_height(len(lines)), columns, rows, sharey=True)
+    figure, axes = panel_grid(len(benchmarks), 2.3, key_height(len(lines)), sharey=True)
     sizes = sorted({r.state_elements or 0 for r in scores})
     ticks = sizes[:: max(1, len(sizes) // 2)]
-    for panel, benchmark in zip(axes, benchmarks, strict=False):
+    for panel, benchmark in zip(axes, benchmarks, strict=True):
         of_arm = group((r for r in scores if r.benchmark == benchmark), arm_of)
         for arm, same in sorted(of_arm.items()):
             _interval_line(panel, {max(r.state_elements or 0 for r in same): same}, lines[arm])
         panel.set_xticks(ticks, [thousands(size) for size in ticks])
         panel.set_title(f"{benchmark}, %")
         panel.set_xlabel("elements of the state")
-    for panel in axes[len(benchmarks) :]:
-        panel.set_visible(False)
     key_below(figure, lines.values())
     return figure

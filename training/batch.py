@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
-"""Label of a token that no loss is computed on."""
+from ..data.samples import IGNORED
 
 PADDING, TEXT, VISION, FIRST = range(4)
 """Kinds of tokens: padding, text, what stands for a picture, and a sample's first token, which nothing predicts."""

@@ -213,6 +213,7 @@ def main(arguments: list[str] | None = None) -> list[Record]:
             row |= {"tflops": reached, "mfu": reached / nominal, "of_matmul_rate": reached / rate}
         row |= {
             "weights": "random", "preset": given.preset, "mixer": given.mixer, "context": given.context,
+            "pattern": config.text_config.pattern,
             "accumulate": given.accumulate, "visual_tokens": visual, "flops_a_sequence": flops,
             "nominal_tflops": nominal, "matmul_tflops": rate, "device": name,
         }  # fmt: skip
@@ -240,7 +241,8 @@ def stage_records(row: dict[str, Any]) -> list[Record]:
     )  # fmt: skip
     asked = {name: row[name] for name in ("preset", "mixer", "context", "accumulate", "precision", "device")}
     shared: dict[str, Any] = {
-        "artifact": "full_size", "model": row["preset"], "mixer": row["mixer"], "pattern": "SLLL", "source": "measured",
+        "artifact": "full_size", "model": row["preset"], "pattern": row["pattern"],
+        "mixer": row["mixer"] if "L" in row["pattern"] else None, "source": "measured",
         "context": row["context"], "device": row["device"], "n": len(row["of_steps"]),
         "run_id": RunSpec(kind="profile", arguments={"what": "full_size"} | asked).id,
         "extra": {name: row[name] for name in kept} | lists,

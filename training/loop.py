@@ -43,8 +43,7 @@ class TrainArguments(BaseModel):
     ``precision``: "no" computes in float32; "tf32" does so with the factors of matrix products rounded to TF32
     on an accelerator that has it (10 bits of mantissa, sums in float32); "bf16" computes in bfloat16 and keeps what
     trains, and AdamW's moments, in float32; "pure_bf16" keeps them in bfloat16 too. ``gradient_checkpointing`` computes
-    each layer's activations again
-    in the backward pass.
+    each layer's activations again in the backward pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -24,7 +24,6 @@ from .loop import TrainArguments
 from .settings import Area, Count, Number, Size, changed
 from .sft import LoraArguments
 
-StageName = Literal["distill-layers", "distill-logits", "sft", "long-sft"]
 Trains = Literal["mixers", "decoder", "lora"]
 
 

@@ -153,6 +153,8 @@ def test_long_trainings_leave_each_other_room() -> None:
 
 def test_moments_are_seen_once_before_the_workers_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FRAME_SIZES, "tiny", replace(SMALLEST, captions=4, events=4, scenes=4))
+    # By this process: that several draw the same is a test of `load_library`, and starting them takes long.
+    monkeypatch.setattr("infinitevl_bench.ablations.run.os.cpu_count", lambda: 1)
     (cell,) = PLAN.only(["window_only"], "tiny").test_cells("tiny", "cpu", RATES)
     prepare_pages(cell, tmp_path, Console(quiet=True))
     # One for each split.

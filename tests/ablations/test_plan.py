@@ -139,11 +139,11 @@ def test_unknown_names_answer_with_the_nearest() -> None:
         get_plan("swa_ratio").validation_cells("large", "cpu")
 
 
+@pytest.mark.usefixtures("no_pages", "no_worker_processes")
 def test_a_study_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(SIZES, "tiny", SMALLEST)
-    monkeypatch.setattr("infinitevl_bench.ablations.run.prepare_pages", lambda *_: None)
     options = {"study": "mixer_choice", "arms": ["linear_attention"], "steps": None, "jobs": 1, "runs": tmp_path}
     records = study_command(**options, scale="tiny", device="cpu")
     shown = capsys.readouterr().out

@@ -27,11 +27,6 @@ def cells(count: int = 4) -> list[RunSpec]:
     return Study(baseline={"pattern": "SL"}, changes=changes).cells("cpu")
 
 
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
-
-
 def test_a_grid_of_four_cells_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is an extra: pip install 'infinitevl-bench[ray]'")
     records = ablate_command(**OPTIONS, runs=tmp_path, ray="local")

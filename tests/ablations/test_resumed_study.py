@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from infinitevl_bench.ablations import command, exact
 from infinitevl_bench.ablations import plan as plans
-from infinitevl_bench.ablations import run as run_module
 from infinitevl_bench.ablations.command import study_command
 from infinitevl_bench.ablations.plan import SIZES, get_plan
 from infinitevl_bench.ablations.worker import work
@@ -31,9 +30,8 @@ sys.exit(work([RunSpec.model_validate(row) for row in json.loads(sys.argv[1])], 
 
 
 @pytest.fixture
-def smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+def smallest(monkeypatch: pytest.MonkeyPatch, no_pages: None) -> None:
     monkeypatch.setitem(SIZES, "tiny", SMALLEST)
-    monkeypatch.setattr("infinitevl_bench.ablations.run.prepare_pages", lambda *_: None)
 
 
 def cells(**training: Any) -> list[RunSpec]:
@@ -136,12 +134,11 @@ def test_a_cell_that_diverges_is_a_row_like_the_others_and_the_study_goes_on(tmp
     assert {record.value for record in ended.records() if record.metric == "learnt"} == {0.0}
 
 
+@pytest.mark.usefixtures("no_worker_processes")
 def test_a_study_can_be_run_in_parts(tmp_path: Path, smallest: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One arm first, then two: the first one's cells are read, not trained again."""
     short = replace(get_plan("mixer_choice"), learning_rates=(2e-3,))
     monkeypatch.setattr(command, "get_plan", lambda name: short)
-    # In this process: a worker takes longer to start than to train so little.
-    monkeypatch.setattr(run_module, "_run_workers", lambda todo, specs, runs, *_: work(todo, runs) or None)
 
     def results() -> dict[str, int]:
         return {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}

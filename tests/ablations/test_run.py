@@ -1,14 +1,13 @@
 """A grid end to end: trained, scored, skipped when finished, continued when killed; what stops it is one line."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +17,17 @@ from infinitevl_bench.ablations import run
 from infinitevl_bench.ablations.command import ablate_command
 from infinitevl_bench.ablations.run import run_grid
 from infinitevl_bench.ablations.scales import SCALES
-from infinitevl_bench.ablations.study import Study
 from infinitevl_bench.ablations.worker import work
 from infinitevl_bench.environment import command_line
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.records import Record, RunFolder, RunHeldError, RunSpec
+from infinitevl_bench.records import Record, RunFolder, RunHeldError
 from rich.console import Console
 
-OPTIONS: dict[str, Any] = {
-    "mixers": ["gla", "linear_attention"],
-    "ratios": ["1/2"],
-    "patterns": None,
-    "scale": "tiny",
-    "seeds": 1,
-    "recipes": ["scratch"],
-    "match": None,
-    # A row and a checkpoint every step, so that a kill finds both.
-    "overrides": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every_seconds": 1e-9},
-    "questions": 2,
-    "pages": 12,
-    "jobs": 1,
-    "device": "cpu",
-}
+from .grids import OPTIONS, cells
+
 BENCHMARKS = SCALES["tiny"].benchmarks
 
-GRID_IN_A_PROCESS = """
-import json, signal, sys
-from pathlib import Path
-from infinitevl_bench.ablations import run
-from infinitevl_bench.ablations.command import ablate_command
-
-run.prepare_pages = lambda *_: None  # a worker draws what is missing
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins without it
-ablate_command(**json.loads(sys.argv[1]), runs=Path(sys.argv[2]))
-"""
-
-
-def cells() -> list[RunSpec]:
-    changes = {"mixer": OPTIONS["mixers"], "pattern": ["SL"], "seed": [0], "recipe": OPTIONS["recipes"]}
-    options = {name: OPTIONS[name] for name in ("scale", "match", "overrides", "questions", "pages")}
-    return Study(baseline={"mixer": "gla", "pattern": "SL"}, changes=changes, **options).cells("cpu")
+INTERRUPTED = 130
 
 
 def numbers(records: list[Record]) -> list[dict[str, Any]]:
@@ -66,6 +36,29 @@ def numbers(records: list[Record]) -> list[dict[str, Any]]:
     for row in rows:
         row["extra"].pop("train_seconds")
     return rows
+
+
+def grid_in_a_process(runs: Path, **names: str) -> ForkProcess:
+    """`ablate_command` in a process of its own, forked from this one, since that has imported everything.
+
+    It computes nothing by itself, which a forked process could not do everywhere: its workers draw what is missing.
+    """
+
+    def call() -> None:
+        run.prepare_pages = lambda *_: None  # type: ignore[assignment]
+        # A job in the background begins without it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.update(names)
+        tempfile.tempdir = None
+        scratch._sweep_once.cache_clear()
+        try:
+            ablate_command(**OPTIONS, runs=runs)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
+
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    return process
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -88,40 +81,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
     """An uninterrupted grid: its folder of runs, whose name a careless console would read as markup; its records."""
     runs = tmp_path_factory.mktemp("whole") / "[/]runs"
     return runs, ablate_command(**OPTIONS, runs=runs)
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
-
-
-@pytest.fixture
-def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever would start a worker or draw a page fails."""
-
-    def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("nothing should be trained")
-
-    monkeypatch.setattr(run, "prepare_pages", refused)
-    monkeypatch.setattr(run, "_run_workers", refused)
-
-
-@pytest.fixture
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "prepare_pages", lambda *_: None)
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None) -> Callable[[str], None]:
-    """Puts a shell script in the place of the workers."""
-
-    def put(script: str) -> None:
-        path = tmp_path / "worker"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        monkeypatch.setattr(run.sys, "executable", str(path))
-
-    return put
 
 
 def test_every_cell_is_trained_scored_and_recorded(whole: tuple[Path, list[Record]]) -> None:
@@ -157,16 +116,14 @@ def test_a_killed_grid_ends_its_workers_and_goes_on_to_the_same_records(
 ) -> None:
     folders = [RunFolder(tmp_path, spec) for spec in cells()]
     first = folders[0].path
-    command = [sys.executable, "-c", GRID_IN_A_PROCESS, json.dumps(OPTIONS), str(tmp_path)]
     common = tmp_path / "temporary"
     common.mkdir()
-    environment = os.environ | {"TMPDIR": str(common)}
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    parent = grid_in_a_process(tmp_path, TMPDIR=str(common))
     try:
         wait_until(lambda: len(rows_of(first)) >= 2, "training")
     finally:
         parent.kill()
-        parent.wait()
+        parent.join()
     wait_until(lambda: all(is_free(folder) for folder in folders), "the end of the workers")
     # What it kept for its workers is known as its own, and nobody's any more.
     assert any(folder.name.startswith(scratch.PREFIX) for folder in common.iterdir())
@@ -183,169 +140,24 @@ def rows_of(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_an_interrupted_grid_ends_its_workers(tmp_path: Path) -> None:
+def test_an_interrupted_grid_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = tmp_path / "worker"
     worker.write_text(
         f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 100\n"
     )
     worker.chmod(0o755)
-    script = GRID_IN_A_PROCESS.replace("ablate_command(", f"sys.executable = {str(worker)!r}\nablate_command(")
-    command = [sys.executable, "-c", script, json.dumps(OPTIONS), str(tmp_path / "runs")]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "pid").exists, "the start of a worker")
-    parent.send_signal(signal.SIGINT)
-    _, said = parent.communicate(timeout=60)
-    assert parent.returncode
-    assert "KeyboardInterrupt" in said
+    monkeypatch.setattr(run.sys, "executable", str(worker))
+    parent = grid_in_a_process(tmp_path / "runs")
+    try:
+        wait_until((tmp_path / "pid").exists, "the start of a worker")
+        assert parent.pid
+        os.kill(parent.pid, signal.SIGINT)
+        parent.join(60)
+        assert parent.exitcode == INTERRUPTED
+    finally:
+        parent.kill()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("echo Traceback; echo the disk is full; exit 1", "a worker ended early: the disk is full"),
-        ("exit 3", "a worker ended early: it left no message"),
-        ("kill -KILL $$", "a worker was ended from outside by SIGKILL.*call the same command again"),
-        ("exit 143", "a worker was ended from outside by SIGTERM; call the same command again"),
-    ],
-    ids=["with a message", "without one", "killed", "ended in order"],
-)
-def test_a_workers_failure_is_one_line(
-    script: str, words: str, stand_in: Callable[[str], None], tmp_path: Path, quiet: Console
-) -> None:
-    stand_in(script)
-    with pytest.raises(UserError, match=words) as caught:
-        run_grid(cells(), tmp_path / "runs", 2, quiet)
-    assert caught.value.exit_code == 1
-    assert "\n" not in str(caught.value)
-
-
-def test_debug_shows_all_that_a_failed_worker_said(
-    stand_in: Callable[[str], None],
-    tmp_path: Path,
-    quiet: Console,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("INFINITEVL_BENCH_DEBUG", "1")
-    stand_in("echo first line; echo last line; exit 1")
-    with pytest.raises(UserError, match="last line"):
-        run_grid(cells(), tmp_path / "runs", 1, quiet)
-    assert capsys.readouterr().err == "first line\nlast line\n"
-
-
-@contextmanager
-def held_until_waited_for(
-    spec: RunSpec, runs: Path, console: Console, monkeypatch: pytest.MonkeyPatch, *, finishing: bool
-) -> Iterator[None]:
-    """Another holder of a run, which finishes it, or gives it up, when the console says that someone waits."""
-    has_it, waited_for = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with RunFolder(runs, spec) as folder:
-            has_it.set()
-            assert waited_for.wait(60)
-            if finishing:
-                folder.finish([], status="ok")
-
-    said: list[str] = []
-
-    def hear(*shown: object) -> None:
-        said.extend(map(str, shown))
-        if any("waiting for 1 of the cells, which another process holds" in text for text in said):
-            waited_for.set()
-
-    monkeypatch.setattr(console, "print", hear)
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert has_it.wait(60)
-    try:
-        yield
-    finally:
-        assert waited_for.is_set(), said
-        holder.join()
-
-
-def test_a_held_cell_is_passed_over_and_waited_for(
-    stand_in: Callable[[str], None], tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, free = cells()
-    ran = []
-
-    def run_cell(spec: RunSpec, runs: Path) -> None:
-        with RunFolder(runs, spec) as folder:
-            ran.append(spec.id)
-            folder.finish([], status="ok")
-
-    monkeypatch.setattr("infinitevl_bench.ablations.cell.run_cell", run_cell)
-    stand_in("exit 0")
-    with held_until_waited_for(held, tmp_path, quiet, monkeypatch, finishing=True):
-        assert work([held, free], tmp_path) == 0
-        assert ran == [free.id]
-        assert run_grid([held, free], tmp_path, 1, quiet) == []
-    assert RunFolder(tmp_path, held).finished
-
-
-def test_what_another_process_gives_up_is_run_here(
-    stand_in: Callable[[str], None], tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = cells()[0]
-    stand_in(f"echo once more >> {tmp_path}/rounds")
-    # The second round's worker, a stand-in, does nothing either: that is said, and not tried for ever.
-    with (
-        held_until_waited_for(held, tmp_path, quiet, monkeypatch, finishing=False),
-        pytest.raises(UserError, match=f"{held.id} did not finish; call the same command again"),
-    ):
-        run_grid([held], tmp_path, 1, quiet)
-    assert (tmp_path / "rounds").read_text().count("once more") == 2
-
-
-@pytest.mark.parametrize("finishing", [True, False], ids=["finished", "given up"])
-def test_what_is_let_go_before_anyone_waits_is_no_failure(
-    finishing: bool, no_pages: None, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The holder ends after the workers have passed its cell over, or between two questions about it."""
-    spec = cells()[0]
-    rounds = []
-
-    def finish() -> None:
-        with RunFolder(tmp_path, spec) as folder:
-            folder.finish([], status="ok")
-
-    def workers(*_: Any) -> None:
-        rounds.append(1)
-        if len(rounds) == 2:
-            finish()
-
-    def let_go(folder: RunFolder) -> bool:
-        if finishing and not folder.finished:
-            finish()
-        return False
-
-    monkeypatch.setattr(run, "_run_workers", workers)
-    monkeypatch.setattr(RunFolder, "held", property(let_go))
-    assert run_grid([spec], tmp_path, 1, quiet) == []
-    assert len(rounds) == (1 if finishing else 2)
-
-
-def test_what_is_given_up_is_run_while_others_are_still_held(
-    no_pages: None, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long, given_up = cells()
-    rounds: list[list[str]] = []
-
-    def workers(todo: list[RunSpec], *_: Any) -> None:
-        rounds.append([spec.id for spec in todo])
-        if len(rounds) > 1:
-            for spec in todo:
-                with RunFolder(tmp_path, spec) as folder:
-                    folder.finish([], status="ok")
-
-    monkeypatch.setattr(run, "_run_workers", workers)
-    monkeypatch.setattr(RunFolder, "held", property(lambda folder: folder.spec.id == long.id and not folder.finished))
-    assert run_grid([long, given_up], tmp_path, 1, quiet) == []
-    assert rounds == [[long.id, given_up.id]] * 2
 
 
 @pytest.fixture

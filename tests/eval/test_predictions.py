@@ -211,6 +211,12 @@ def test_two_runs_are_compared_on_the_samples_that_both_have(
     assert (found.n, found.better, found.worse) == (3, 1, 0)
     assert found.difference == pytest.approx(1 / 3)
     assert f"{second} against {first}" in capsys.readouterr().out.replace("\n", " ")
+    # Whoever wrote them may still be at it: nothing of a run that is only read is mended.
+    with open(tmp_path / first / NAME, "a") as file:
+        file.write('{"index": 5, "quest')
+    before = (tmp_path / first / NAME).read_bytes()
+    assert compare_command(first, second, tmp_path)["DocVQA-synthetic"] == found
+    assert (tmp_path / first / NAME).read_bytes() == before
     other = finished(tmp_path, 2, [1.0, 1.0], question="another")
     with pytest.raises(UserError, match="no scored samples in common"):
         compare_command(first, other, tmp_path)

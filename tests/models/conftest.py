@@ -1,11 +1,13 @@
 """Small models for the tests of the backbone."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from infinitevl_bench.models.config import HybridVLConfig, layer_types_of
+from infinitevl_bench.models.convert import save_infinite_vl
 from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
 from infinitevl_bench.models.mixers.base import TokenMixer
 from infinitevl_bench.models.registry import get_mixer
@@ -93,3 +95,11 @@ def make_mixer(make_config: Callable[..., HybridVLConfig]) -> Callable[..., Toke
         return mixer.eval()
 
     return make
+
+
+@pytest.fixture
+def published(tmp_path: Path, make_model: Callable[..., Any]) -> tuple[Path, Any]:
+    """A checkpoint in the released format, and the model that is in it."""
+    model = make_model("SLLL", depth=8)
+    save_infinite_vl(model, None, tmp_path / "published", "")
+    return tmp_path / "published", model

@@ -17,6 +17,7 @@ def test_every_measurement_is_a_record(tmp_path: Path) -> None:
     assert [record.extra.get("graph") for record in records[2:]] == [True, False, False]
     assert all(record.value > 0 and record.source == "measured" for record in records)
     assert {record.extra["weights"] for record in records} == {"random"}
+    assert {(record.mixer, record.pattern) for record in records} == {("gated_deltanet", "SLLL")}
     assert {record.split for record in records[2:]} == {"synthetic"}
     assert records[0].extra["weight_bytes"] > 8_000_000
 

@@ -11,7 +11,7 @@ from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.records import read_records
 from infinitevl_bench.training.batch import AnswerLoss
-from infinitevl_bench.training.full_size import generated_sample, main, stage_flops
+from infinitevl_bench.training.full_size import generated_sample, main, stage_flops, stage_records
 from infinitevl_bench.training.packed import pack_samples
 from infinitevl_bench.training.sft import train_decoder
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,6 +71,18 @@ def test_a_line_a_stage_is_printed_and_its_records_written(tmp_path: Path, capsy
     told = json.loads(out.with_suffix(".environments.json").read_text())
     assert {record.run_id for record in records} == set(told)
     assert all(torch.__version__.startswith(one["packages"]["torch"]) for one in told.values())
+
+
+@pytest.mark.parametrize(("preset", "mixer"), [("infinitevl-4b", "gla"), ("qwen2.5-vl-3b", None)])
+def test_records_say_which_layers_ran(preset: str, mixer: str | None) -> None:
+    measures = ("tokens_per_second", "mfu", "tflops", "of_matmul_rate", "nominal_tflops", "matmul_tflops")
+    row: dict[str, Any] = dict.fromkeys(measures, 0.5) | {
+        "preset": preset, "mixer": "gla", "pattern": get_preset(preset).text_config.pattern, "stage": "sft",
+        "weights": "random", "precision": "bf16", "context": 128, "accumulate": 1, "visual_tokens": 64,
+        "flops_a_sequence": 1e9, "device": "a card", "of_steps": [0.5], "losses": [1.0], "peak_memory_gb": None,
+    }  # fmt: skip
+    found = {(record.mixer, record.pattern) for record in stage_records(row)}
+    assert found == {(mixer, "SLLL" if mixer else "F")}
 
 
 @pytest.mark.gpu
