@@ -205,8 +205,13 @@ class _Session:
         from ..models.device import device_name
         from .predictions import PredictionCache
         from .runner import FRAMES, Asking, evaluate
+        from .scoring import check_judge
 
-        request, loaded = self.request, self._load(reference)
+        request = self.request
+        if request.judge is not None and benchmark.answers:
+            # All questions are answered before it is needed: a slip in its name, or a missing key, is said now.
+            check_judge(request.judge)
+        loaded = self._load(reference)
         if self.team.leads:
             folder.write_environment(device_name(loaded.model.device.type))
         arguments = folder.spec.arguments

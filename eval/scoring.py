@@ -55,7 +55,7 @@ def score(opened: OpenDataset, rows: Sequence[Mapping[str, Any]], judge: str | N
     if not opened.benchmark.answers:
         raise ValueError(f"{opened.name} has no public answers")
     if judge is not None:
-        _check_judge(judge)
+        check_judge(judge)
     frame = pd.DataFrame([{key: value for key, value in row.items() if key != "image"} for row in rows])
     return _READINGS[opened.benchmark.reading](opened, frame, judge)
 
@@ -167,7 +167,12 @@ def _table(folder: Path, pattern: str, columns: list[str] | None) -> pd.DataFram
     return pd.read_csv(found, sep="\t" if found.suffix == ".tsv" else ",", usecols=columns)
 
 
-def _check_judge(judge: str) -> None:
+def check_judge(judge: str) -> None:
+    """Ask a judge of VLMEvalKit whether it answers.
+
+    Raises:
+        UserError: If it does not, or there is none of this name.
+    """
     with quiet():
         try:
             working = bool(kit("vlmeval.dataset.utils").build_judge(model=judge).working())

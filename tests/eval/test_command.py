@@ -184,6 +184,29 @@ def test_what_cannot_be_asked_is_one_line(change: dict[str, Any], words: str, tm
     assert "\n" not in str(caught.value)
 
 
+def test_a_judge_that_does_not_answer_is_said_before_the_first_question(
+    tmp_path: Path, no_loading: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infinitevl_bench.eval.vlmevalkit import kit
+
+    asked = []
+
+    class Mute:
+        def working(self) -> bool:
+            asked.append(self)
+            return False
+
+    monkeypatch.setattr(kit("vlmeval.dataset.utils"), "build_judge", lambda **_: Mute())
+    change: dict[str, Any] = {"model": "tiny", "judge": "gpt-5-foo", "runs": tmp_path}
+    with pytest.raises(UserError, match="judge 'gpt-5-foo' does not answer; set its key"):
+        run_eval("ChartQA", **ASKED | change)
+    assert len(asked) == 1
+    # Nobody needs it where nothing is scored.
+    with pytest.raises(ModelWasLoadedError):
+        run_eval("DocVQA_TEST", **ASKED | change)
+    assert len(asked) == 1
+
+
 def test_an_official_file_that_is_not_vlmevalkits_is_refused(tmp_path: Path, no_official_files: Path) -> None:
     (no_official_files / "DocVQA_VAL.tsv").write_text("index\timage\n0\tx\n")
     words = r"is not the official file: its MD5 is .*; replace it, or use --data synthetic"
