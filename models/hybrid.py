@@ -174,9 +174,9 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
 def padding_of_new_tokens(inputs_embeds: Tensor, attention_mask: Tensor | None) -> Tensor | None:
     """The mixers' mask: ``[B, T]``, 0 at padded tokens; None where nothing is padded.
 
-    A single new token is never padding, so decoding needs no mask (and no look at its values).
+    A single token may be padding too: the first of a padded prompt that is handed over in pieces, say.
     """
-    if attention_mask is None or attention_mask.ndim != 2 or inputs_embeds.shape[1] == 1:
+    if attention_mask is None or attention_mask.ndim != 2:
         return None
     new = attention_mask[:, -inputs_embeds.shape[1] :]
     return None if bool(new.all()) else new
