@@ -1,6 +1,7 @@
 """What the decoder and its cache ask of a token mixer, whatever is inside; and the parts that several mixers share."""
 
 import math
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -200,13 +201,22 @@ class TokenMixer(nn.Module):
         """Refuse a cache whose state is not this mixer's."""
         if past is None:
             return
-        found = None if past.recurrent is None else tuple(past.recurrent.shape)
-        expected = None if self.state_shape is None else (B, *self.state_shape)
-        if found != expected:
-            raise UserError(
-                f"layer {self.layer_idx} of the cache holds a state of shape {found}, {type(self).__name__} has "
-                f"{expected}: the cache was made for another model or batch; pass a fresh one or none at all"
-            )
+        for what, held, shape in (
+            ("a state", past.recurrent, self.state_shape), ("inputs of convolutions", past.conv, self._conv_shape),
+        ):  # fmt: skip
+            found = None if held is None else tuple(held.shape)
+            expected = None if shape is None else (B, *shape)
+            if found != expected:
+                raise UserError(
+                    f"layer {self.layer_idx} of the cache holds {what} of shape {found}, {type(self).__name__} has "
+                    f"{expected}: the cache was made for another model or batch; pass a fresh one or none at all"
+                )
+
+    @cached_property
+    def _conv_shape(self) -> tuple[int, int] | None:
+        """``(C, W − 1)`` of what short convolutions remember, see `MixerState`; None without any."""
+        filters = [module.weight for module in self.modules() if isinstance(module, ShortConvolution)]
+        return (sum(one.shape[0] for one in filters), filters[0].shape[-1] - 1) if filters else None
 
 
 class AttentionWeights(NamedTuple):
