@@ -164,6 +164,15 @@ def blocked_attention(
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
 
+def mask_of_slots(*args: Any, **kwargs: Any) -> Tensor | None:
+    """transformers' mask over the slots of a foreign cache: that of "sdpa", and always there.
+
+    Where it would leave the mask out, a static cache whose slots are not all filled is still to be read from the first
+    slot on; without a mask `windowed_attention` takes the last slots for the newest tokens.
+    """
+    return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **(kwargs | {"allow_is_causal_skip": False}))
+
+
 AttentionInterface.register(WINDOWED, windowed_attention)
-# Only masks over the slots of a foreign cache are still built by transformers; they are those of "sdpa".
-AttentionMaskInterface.register(WINDOWED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+# Only masks over the slots of a foreign cache are still built by transformers.
+AttentionMaskInterface.register(WINDOWED, mask_of_slots)

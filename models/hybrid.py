@@ -5,6 +5,7 @@ Nothing of the vision-language model is written again. A decoder layer of type `
 generation) is transformers' own. With every layer ``full_attention`` this *is* Qwen2.5-VL, parameter for parameter.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from ..errors import UserError
 from .attention import WINDOWED
-from .cache import HybridCache
+from .cache import HybridCache, check_cache
 from .config import LAYER_TYPES, HybridVLConfig, HybridVLTextConfig
 from .mixers.base import TokenMixer
 from .ops.packing import packing_of
@@ -87,6 +88,8 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
             inputs_embeds = self.embed_tokens(input_ids)
         cache = kwargs.pop("cache", None)
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
+        if cache is not None:
+            check_cache(cache, self.config, inputs_embeds.shape[0])
         packed = kwargs.get("cu_seq_lens_q")
         if packed is not None:
             attention_mask, position_ids, use_cache = self._packed(
@@ -166,9 +169,9 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
 def padding_of_new_tokens(inputs_embeds: Tensor, attention_mask: Tensor | None) -> Tensor | None:
     """The mixers' mask: ``[B, T]``, 0 at padded tokens; None where nothing is padded.
 
-    A single new token is never padding, so decoding needs no mask (and no look at its values).
+    A single token may be padding too: the first of a padded prompt that is handed over in pieces, say.
     """
-    if attention_mask is None or attention_mask.ndim != 2 or inputs_embeds.shape[1] == 1:
+    if attention_mask is None or attention_mask.ndim != 2:
         return None
     new = attention_mask[:, -inputs_embeds.shape[1] :]
     return None if bool(new.all()) else new
@@ -187,6 +190,18 @@ class HybridVLModel(HybridVLPreTrainedModel, Qwen2_5_VLModel):
         self.language_model = HybridVLTextModel._from_config(config.text_config)
         self.rope_deltas = None
         self.post_init()
+
+    @functools.wraps(Qwen2_5_VLModel.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run tower and decoder, as transformers' class does.
+
+        Raises:
+            UserError: for a cache of another model; before the parent asks it how many tokens it has seen.
+        """
+        for name in ("cache", "past_key_values"):
+            if kwargs.get(name) is not None:
+                check_cache(kwargs[name], self.config.text_config, counting=kwargs.get("position_ids") is None)
+        return super().forward(*args, **kwargs)
 
     def get_rope_index(
         self,

@@ -67,8 +67,9 @@ class AttentionShapedMixer(TokenMixer):
         q, k, v = (stream.unflatten(-1, (self.H, -1)) for stream in streams)
         q, k, written, gates = self.gates(x, q, k, v)
         if mask is not None:
-            # Nothing is written without a key, nothing decays or is erased without a gate.
-            k = k * mask.unsqueeze(-1)
+            # Nothing is written without a key, nothing decays or is erased without a gate. Under autocast the mask, of
+            # the residual stream's type, may be wider than keys, which kernels want in the type of queries.
+            k = k * mask.unsqueeze(-1).to(k.dtype)
             moving = len(gates) - self.recurrence.parameters
             gates = (
                 *(gate * mask.view(*mask.shape[:2], *[1] * (gate.ndim - 2)) for gate in gates[:moving]),

@@ -1,6 +1,7 @@
 """What the decoder and its cache ask of a token mixer, whatever is inside; and the parts that several mixers share."""
 
 import math
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from ..ops.head_norm import head_norm
 from ..ops.kernels import Call
 from ..ops.packing import packing_of
 from ..ops.precision import autocast_type
-from ..ops.recurrence import Recurrence
+from ..ops.recurrence import BACKENDS, Recurrence
 
 
 class ShortConvolution(nn.Module):
@@ -82,6 +83,9 @@ class TokenMixer(nn.Module):
         for name in chosen:
             if name not in cls.options:
                 raise unknown_name(f"option of {cls.__name__}", name, cls.options)
+            wanted = _wanted(name, chosen[name], cls.options[name])
+            if wanted:
+                raise UserError(f"option {name} of {cls.__name__} is {wanted}, not {chosen[name]!r}; change mixer_args")
         return cls.options | chosen
 
     @classmethod
@@ -90,8 +94,11 @@ class TokenMixer(nn.Module):
         D, H = config.hidden_size, config.num_attention_heads
         if H <= 0 or D % H:
             raise UserError(f"hidden size {D} does not divide into {H} heads; change num_attention_heads")
-        K = D // H
-        return D, H, K, round(K * cls.chosen_options(config)["expand_v"])
+        K, expand_v = D // H, cls.chosen_options(config)["expand_v"]
+        V = round(K * expand_v)
+        if V < 1:
+            raise UserError(f"expand_v {expand_v} leaves values of {K} channels none; use {1 / K:g} or more")
+        return D, H, K, V
 
     @classmethod
     def shape_of_state(cls, config: Any) -> tuple[int, int, int] | None:
@@ -200,13 +207,37 @@ class TokenMixer(nn.Module):
         """Refuse a cache whose state is not this mixer's."""
         if past is None:
             return
-        found = None if past.recurrent is None else tuple(past.recurrent.shape)
-        expected = None if self.state_shape is None else (B, *self.state_shape)
-        if found != expected:
-            raise UserError(
-                f"layer {self.layer_idx} of the cache holds a state of shape {found}, {type(self).__name__} has "
-                f"{expected}: the cache was made for another model or batch; pass a fresh one or none at all"
-            )
+        for what, held, shape in (
+            ("a state", past.recurrent, self.state_shape), ("inputs of convolutions", past.conv, self._conv_shape),
+        ):  # fmt: skip
+            found = None if held is None else tuple(held.shape)
+            expected = None if shape is None else (B, *shape)
+            if found != expected:
+                raise UserError(
+                    f"layer {self.layer_idx} of the cache holds {what} of shape {found}, {type(self).__name__} has "
+                    f"{expected}: the cache was made for another model or batch; pass a fresh one or none at all"
+                )
+
+    @cached_property
+    def _conv_shape(self) -> tuple[int, int] | None:
+        """``(C, W − 1)`` of what short convolutions remember, see `MixerState`; None without any."""
+        filters = [module.weight for module in self.modules() if isinstance(module, ShortConvolution)]
+        return (sum(one.shape[0] for one in filters), filters[0].shape[-1] - 1) if filters else None
+
+
+def _wanted(name: str, value: Any, default: Any) -> str:
+    """What an option must be, in words, if a value is not that; "" if it is, or the option is not one of ours."""
+    if name == "backend":
+        return "" if isinstance(value, str) else f"one of {', '.join(BACKENDS)}"
+    if name in ("norm", "gate") and isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name == "expand_v":
+        return "" if number and value > 0 else "a number above 0"
+    least = {"conv_size": 0, "state_size": 1}.get(name)
+    if least is None or not isinstance(default, int):
+        return ""
+    return "" if number and isinstance(value, int) and value >= least else f"a whole number of {least} or more"
 
 
 class AttentionWeights(NamedTuple):

@@ -14,11 +14,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 import typer
 
 from ...errors import UserError, unknown_name
 from ...files import check_out
 from ...models.device import device_name, resolve_device
+from ...models.ops.kernels import LIBRARIES, Call
 from ...models.registry import canonical_name, get_mixer, mixer_names
 from ...printing import PlainConsole
 from ...records import Record, RunSpec, environment, ship_records
@@ -71,7 +73,7 @@ def bench_ops_command(
 
     Raises:
         UserError: For an unknown name or device, a length below 1, a file that cannot be written, or (exit code 1) a
-            form of ours that does not agree with its definition.
+            form of ours that does not agree with its definition, or nothing that could be timed.
     """
     names = list(dict.fromkeys(canonical_name(name) for name in mixers or mixer_names()))
     device = resolve_device(device)
@@ -117,7 +119,16 @@ def bench_ops_command(
                 progress.print(f"  {t.what} {t.tokens:,} {t.backend}: {t.median_ms:.4g} ms", highlight=False)
             if out is not None:
                 ship_records(out, recorder.records(timings), {run_id: told})
-    remarks = [*warnings_of(notes), *(f"{what}: {why}" for what, why in trouble.items())]
+    if not timings:
+        reasons = "; ".join(f"{what}: {why}" for what, why in trouble.items()) or _nothing(
+            names, chosen, wanted, device
+        )
+        raise UserError(f"nothing was timed: {reasons}; ask for another --backend or --scope", 1)
+    idle = [name for name in backends or () if name not in {t.backend for t in timings}]
+    remarks = [
+        *warnings_of(notes), *(f"{what}: {why}" for what, why in trouble.items()),
+        *(f"backend {name} timed nothing: {_nothing(names, chosen, [name], device)}" for name in idle),
+    ]  # fmt: skip
     show(timings, shape, recorder.ceilings, device, remarks)
     typer.echo(json.dumps(summary(timings, shape, recorder.ceilings, device, errors, remarks)))
     return recorder.records(timings)
@@ -134,6 +145,24 @@ def _subjects(
             yield recurrence_subject(name, shape, device)
         if "layer" in scopes:
             yield layer_subject(name, shape, device)
+
+
+def _nothing(names: list[str], scopes: list[str], backends: list[str], device: str) -> str:
+    """Why there was nothing to time, and what to ask for instead."""
+    said = []
+    for name in names if "recurrence" in scopes else ():
+        recurrence = get_mixer(name).recurrence
+        if recurrence is None:
+            said.append(f"{name} has no recurrence (--scope layer times its layer)")
+            continue
+        call = Call(device, torch.bfloat16 if device == "cuda" else torch.float32, T=1024, K=128, V=256)
+        for backend in LIBRARIES:
+            trouble = recurrence.trouble(backend, call) if {backend, f"{backend}-graph"} & {*backends} else None
+            if trouble:
+                said.append(f"backend {backend} cannot run {recurrence.name} ({trouble})")
+    return "; ".join(dict.fromkeys(said)) or (
+        f"backend {', '.join(backends)} has no part in scope {', '.join(scopes)} on {device}"
+    )
 
 
 def _known(kind: str, names: list[str] | None, known: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.models.hybrid import HybridVLForConditionalGeneration
+from infinitevl_bench.models.cache import HybridCache
+from infinitevl_bench.models.hybrid import CACHE_ARGUMENT, HybridVLForConditionalGeneration
 from infinitevl_bench.models.registry import mixer_names, recurrent_mixers
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -79,6 +80,39 @@ def test_left_padding_changes_nothing(
     )
     assert both[0].tolist() == alone[0].tolist()
     assert both[1, padding:].tolist() == only_short[0].tolist()
+
+
+@pytest.mark.parametrize("mixer", mixer_names())
+@torch.no_grad()
+def test_padded_prompts_may_be_cut_anywhere(mixer: str, make_model: Callable[..., Any]) -> None:
+    decoder = make_model("SLLL", mixer=mixer).model.language_model
+    T = 12
+    ids = torch.randint(2, 60, (2, T), generator=torch.Generator().manual_seed(2))
+    mask = torch.tensor([[1] * T, [0] * 4 + [1] * (T - 4)])
+    positions = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+    whole = decoder(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
+    for cut in range(1, T):
+        pieces, cache = [], HybridCache(config=decoder.config)
+        for start, end in ((0, cut), (cut, T)):
+            piece = decoder(
+                input_ids=ids[:, start:end], attention_mask=mask[:, :end], position_ids=positions[:, :, start:end],
+                use_cache=True, **{CACHE_ARGUMENT: cache},
+            )  # fmt: skip
+            pieces.append(piece.last_hidden_state)
+        error = (torch.cat(pieces, dim=1) - whole)[mask.bool()].abs().max()
+        assert error <= 1e-4, cut
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("T", [1, 4, 15])
+def test_a_static_cache_of_transformers_gives_the_same(pattern: str, T: int, make_model: Callable[..., Any]) -> None:
+    model = make_model(pattern, depth=depth_of(pattern))
+    ids = torch.randint(2, 60, (2, T), generator=torch.Generator().manual_seed(2))
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    found = model.generate(ids, **options, cache_implementation="static")
+    expected = model.generate(ids, **options, use_cache=False)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("mixer", mixer_names())

@@ -49,6 +49,19 @@ def test_autocast_gives_kernels_narrow_types_and_keeps_the_accuracy(
 
 
 @every_variant
+def test_padding_under_autocast_leaves_kernels_their_narrow_types(
+    name: str, options: dict[str, Any], make_mixer: Make
+) -> None:
+    mixer = make_mixer(name, **options).requires_grad_(False)
+    if mixer.recurrence is None:
+        pytest.skip("no recurrence, so no kernel")
+    mixer.recurrence = Spy(mixer.recurrence)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixer(tokens(2, 9), attention_mask=torch.tensor([[0] * 4 + [1] * 5, [1] * 9]))
+    assert mixer.recurrence.given == [torch.bfloat16] * 3
+
+
+@every_variant
 def test_gradients_under_autocast_are_as_near_to_float32_as_those_of_narrow_weights(
     name: str, options: dict[str, Any], make_mixer: Make
 ) -> None:

@@ -26,6 +26,24 @@ def test_an_unknown_option_answers_with_the_nearest(name: str, make_mixer: Make)
         make_mixer(name, expand_w=1)
 
 
+WRONG: dict[str, list[Any]] = {
+    "expand_v": [0, -1, 0.01, float("nan"), float("inf"), "2", True, None],
+    "conv_size": [-1, 2.5, "4", True, None],
+    "state_size": [0, -2, 2.5, "16"],
+    "norm": ["no", 1, None],
+    "gate": ["no", 0],
+    "backend": [None, 3],
+}
+
+
+@every_mixer
+def test_a_value_that_an_option_cannot_have_is_named(name: str, make_mixer: Make) -> None:
+    for option in WRONG.keys() & get_mixer(name).options.keys():
+        for value in WRONG[option]:
+            with pytest.raises(UserError, match=f"{option} .*(is|leaves)"):
+                make_mixer(name, **{option: value})
+
+
 @every_mixer
 def test_an_unknown_backend_answers_with_the_nearest(name: str, make_mixer: Make) -> None:
     mixer = make_mixer(name, backend="torhc")

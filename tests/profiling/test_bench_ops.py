@@ -247,6 +247,30 @@ def test_unknown_names_have_near_ones(options: dict[str, Any], words: str) -> No
         bench_ops_command(**({"mixers": ["gla"], "lengths": [64], "device": "cpu"} | options))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize(
+    ("mixer", "backend", "words"),
+    [
+        ("gla", "fla", "backend fla cannot run gated_linear_attention .torch sees no CUDA device"),
+        ("gla", "mamba_ssm", "it has no kernel for it"),
+        ("gla", "fla-layer", "backend fla-layer has no part in scope recurrence, attention on cpu"),
+        ("identity", None, "identity has no recurrence .--scope layer"),
+    ],
+)
+def test_nothing_to_time_says_why(mixer: str, backend: str | None, words: str) -> None:
+    with pytest.raises(UserError, match=f"nothing was timed: .*{words}") as caught:
+        bench_ops_command([mixer], [16], "cpu", None, backends=backend and [backend])
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.usefixtures("quick")
+def test_a_backend_asked_for_that_times_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_ops_command(["gla"], [16], "cpu", None, backends=["torch", "fla"])
+    notes = last_line(capsys)["notes"]
+    assert any("backend fla timed nothing" in note and "no CUDA device" in note for note in notes)
+
+
 @pytest.mark.usefixtures("quick")
 def test_names_are_taken_once_whatever_they_are_called(capsys: pytest.CaptureFixture[str]) -> None:
     records = bench_ops_command(["mamba", "mamba2"], [16], "cpu", None, backends=["torch"])
