@@ -25,6 +25,8 @@ SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+PACKAGE, PROGRAM = "infinitevl_bench", "infinitevl-bench"
+
 COMMAND = "INFINITEVL_BENCH_COMMAND"
 """What a command tells the processes that it starts: its own command line, a list in JSON."""
 
@@ -59,7 +61,16 @@ def command_line() -> list[str]:
     told = os.environ.get(COMMAND)
     if told is not None:
         return [str(part) for part in json.loads(told)]
-    return [Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])]
+    return [*_program(), *map(without_secrets, sys.argv[1:])]
+
+
+def _program() -> list[str]:
+    """What stands before the arguments, so that a recorded command can be called again as it is."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec is not None else ""
+    if name == f"{PACKAGE}.cli":
+        return [PROGRAM]
+    return ["python", "-m", name] if name.split(".")[0] == PACKAGE else [Path(sys.argv[0]).name]
 
 
 def _version(package: str) -> str | None:

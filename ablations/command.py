@@ -140,7 +140,7 @@ def study_command(
     else:
         console.print(scores_table(records))
         console.print(learning_table(records))
-    console.print(f"study {study}, scale {scale}, exact answers; runs in {runs}", soft_wrap=True)
+    console.print(f"study {study}, scale {scale}, synthetic split, exact answers; runs in {runs}", soft_wrap=True)
     return [*choosing, *records]
 
 
@@ -154,7 +154,7 @@ def _frames(
     )  # fmt: skip
     console.print(rates_table(rates, plan.rates(scale)))
     console.print(frames_table(records))
-    console.print(f"study {plan.name}, scale {scale}, exact answers; runs in {runs}", soft_wrap=True)
+    console.print(f"study {plan.name}, scale {scale}, synthetic split, exact answers; runs in {runs}", soft_wrap=True)
     return [*choosing, *records]
 
 
@@ -217,7 +217,7 @@ def scores_table(records: list[Record]) -> Table:
     """Scores by cell and benchmark, above the two baselines that need no mixer at all."""
     scores = [record for record in records if record.metric == "score"]
     benchmarks = list(dict.fromkeys(record.benchmark for record in scores))
-    table = Table(title="score in % (95 % interval over questions)", title_justify="left")
+    table = Table(title="score in % on synthetic data (95 % interval over questions)", title_justify="left")
     table.add_column("cell", overflow="fold")
     for benchmark in benchmarks:
         # A narrow terminal breaks a name; cut off, it could not be told from another.

@@ -60,7 +60,9 @@ def frames_table(records: Sequence[Record]) -> Table:
     """Exact answers in % by arm, stage and kind of question, against the number of frames."""
     scores = [record for record in records if record.metric == "score" and "depth" not in record.extra]
     counts = sorted({record.frames or 0 for record in scores})
-    table = Table(title="exact answers in % by number of frames, mean over seeds", title_justify="left")
+    table = Table(
+        title="exact answers in % by number of frames of synthetic videos, mean over seeds", title_justify="left"
+    )
     for heading in ("arm", "stage", "question"):
         table.add_column(heading, overflow="fold")
     for frames in counts:

@@ -23,7 +23,7 @@ from .ablation_cells import (
     blocks_of,
 )
 from .artifacts import Artifact, Missing, describe
-from .estimates import Estimate, group, interval_of_mean, run_ids, swa_ratio
+from .estimates import Estimate, extra_text, group, interval_of_mean, run_ids, swa_ratio
 from .learning_tables import LEARNT_CAPTION, learnt_table
 from .published import MIXER_ORDERING, RATIO_ORDERING
 from .rates import Tried, at_an_end, tried_rates
@@ -31,6 +31,7 @@ from .tables import NOTHING, Cell, Column, Row, Table, count_cell, estimate_cell
 
 MARK = "†"
 AT_AN_END = "‡"
+UNMATCHED = "§"
 ORDERINGS = "The paper's figures are known as orderings only, so its column holds words."
 
 
@@ -202,7 +203,7 @@ def _block_table(
         cells += [
             # Of attention alone there is only a cache, which is not counted here.
             Cell(NOTHING) if arm.pattern in CONTROL_PATTERNS else _common_count(arms[arm], "state_elements"),
-            _common_count(arms[arm], "parameters"),
+            _common_count(arms[arm], "parameters", UNMATCHED if _unmatched(arms[arm]) else ""),
             _seeds_cell(arms[arm]),
         ]
         if several_rates:
@@ -271,9 +272,24 @@ def _above(rows: Sequence[Record], floor: float | None) -> bool:
     return floor is None or all((row.value if row.ci_low is None else row.ci_low) > floor for row in rows)
 
 
-def _common_count(rows: Sequence[Record], field: str) -> Cell:
+def _common_count(rows: Sequence[Record], field: str, mark: str = "") -> Cell:
     values = {getattr(record, field) for record in rows} - {None}
-    return count_cell(values.pop()) if len(values) == 1 else Cell(NOTHING)
+    return replace(count_cell(values.pop()), mark=mark) if len(values) == 1 else Cell(NOTHING, mark=mark)
+
+
+def _unmatched(rows: Sequence[Record]) -> set[str]:
+    """Why an arm does not hold what the others do; empty where it does, or where nothing was to be matched."""
+    return {said for record in rows if (said := extra_text(record, "unmatched"))}
+
+
+def _unmatched_caption(blocks: Sequence[Block]) -> str:
+    """The reasons of all arms that are not matched, by how they are called."""
+    found: dict[str, None] = {}
+    for block in blocks:
+        for arm, rows in sorted(block.arms().items()):
+            pattern = "" if arm.pattern in CONTROL_PATTERNS else f" {arm.pattern}"
+            found |= dict.fromkeys(f"{arm.label}{pattern} {said}" for said in sorted(_unmatched(rows)))
+    return f"{UNMATCHED}: not matched: {'; '.join(found)}." if found else ""
 
 
 def _seeds_cell(rows: Sequence[Record]) -> Cell:
@@ -304,6 +320,7 @@ def _caption(blocks: Sequence[Block], tried: Tried) -> str:
         f"{AT_AN_END}: at an end of the learning rates that were tried; a better one may lie beyond."
         if any(at_an_end(tried, block, arm) for block in blocks for arm in block.arms())
         else "",
+        _unmatched_caption(blocks),
         "Synthetic data: comparable between rows, not with the paper's numbers."
         if any(r.split == "synthetic" for r in scores)
         else "",

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from infinitevl_bench.files import package_path
-from infinitevl_bench.records import measured_records
+from infinitevl_bench.records import Record, measured_records
 from infinitevl_bench.reports.build import shows_the_same
 from infinitevl_bench.reports.claims import CLAIMS, judge_all
 from infinitevl_bench.reports.figures import drawn_from
@@ -52,6 +53,38 @@ def test_the_accuracies_of_multi_query_recall_are_those_of_the_shipped_records()
     chosen = [r for r in records if r.metric == "validation_score" and r.benchmark == "MQAR-vision"]
     best = max(r.value for r in chosen if r.mixer == "gated_deltanet")
     assert f"Gated DeltaNet answered {best:.1f} %" in text
+
+
+def test_what_is_said_of_c1_to_c3_is_what_the_shipped_records_say() -> None:
+    cells = [r for r in measured_records(None) if (r.artifact, r.scale, r.steps) == ("ablation", "small", 1000)]
+    tested = [r for r in cells if r.extra.get("role") == "test"]
+    text = " ".join(RESULTS.read_text(encoding="utf-8").split())
+
+    def of(metric: str, mixer: str, pattern: str, variant: str, benchmark: str | None = None) -> list[Record]:
+        arm = (metric, mixer, pattern, variant)
+        found = [r for r in tested if (r.metric, r.mixer, r.pattern, r.extra["variant"]) == arm]
+        return [r for r in found if benchmark in (None, r.benchmark)]
+
+    text_rich = ("DocVQA", "TextVQA", "OCRBench")
+    scores = {name: fmean(r.value for r in of("score", "mamba2", "SLLL", "", name)) for name in text_rich}
+    assert "({:.1f}, {:.1f} and {:.1f} % on DocVQA's, TextVQA's and OCRBench's".format(*scores.values()) in text
+    guesses = [fmean(r.value for r in of("page_value", "mamba2", "SLLL", "", name)) for name in text_rich]
+    assert "where that is right in {:.0f}, {:.0f} and {:.0f} %".format(*guesses) in text
+
+    dressed = "conv_size=4, gate=True, norm=True"
+    arms = [("mamba2", ""), ("linear_attention", dressed), ("gla", "conv_size=0"), ("gla", "")]
+    failed = []
+    for mixer, variant in arms:
+        learnt: dict[int | None, list[bool]] = {}
+        for record in of("learnt", mixer, "SLLL", variant):
+            learnt.setdefault(record.seed, []).append(record.benchmark in (*text_rich, "ChartQA") and record.value > 0)
+        failed.append((sum(not any(one) for one in learnt.values()), len(learnt)))
+    assert failed == [(5, 5), (5, 5), (5, 5), (3, 5)], "results.md says that these do not converge either"
+
+    more = [of("score", "gated_deltanet", pattern, "")[0].extra["unmatched"] for pattern in ("L", "SLLLLLLL")]
+    shares = [re.search(r"holds ([\d.]+)% more", str(one)) for one in more]
+    assert [one and one.group(1) for one in shares] == ["10.0", "5.0"]
+    assert "ratios 0 and 1/8 hold 10.0 and 5.0 % more decoder parameters" in text
 
 
 def test_every_file_that_is_linked_is_there() -> None:

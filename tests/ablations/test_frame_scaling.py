@@ -98,6 +98,7 @@ def test_the_study_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     records = run(tmp_path)
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("learning rate, chosen on", "exact answers in % by number of frames"))
+    assert "scale tiny, synthetic split" in shown
     chosen = [record for record in records if record.metric == VALIDATION_SCORE]
     assert [record.extra["learning_rate"] for record in chosen] == list(PLAN.learning_rates)
     scores = [record for record in records if record.metric == "score"]

@@ -148,6 +148,8 @@ def test_a_study_end_to_end(
     records = study_command(**options, scale="tiny", device="cpu")
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("learning rate, chosen on", "seeds that learnt", "study mixer_choice"))
+    assert "scale tiny, synthetic split" in shown
+    assert "score in % on synthetic data" in " ".join(shown.split())
     chosen = [record for record in records if record.metric == VALIDATION_SCORE]
     assert [record.extra["learning_rate"] for record in chosen] == [1e-3, 2e-3, 4e-3]
     assert {record.seed for record in chosen} == {100}

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from infinitevl_bench import records as records_module
 from infinitevl_bench.archive.commands import prune_runs
 from infinitevl_bench.archive.folders import all_runs, read_run
-from infinitevl_bench.environment import without_secrets
+from infinitevl_bench.environment import COMMAND, command_line, without_secrets
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.files import TEMPORARY
 from infinitevl_bench.mistakes import told
@@ -221,6 +222,25 @@ def test_another_schema_is_refused_by_name(tmp_path: Path, version: object) -> N
     (tmp_path / "a.jsonl").write_text(json.dumps(RECORD.model_dump(mode="json") | {"schema_version": version}))
     with pytest.raises(UserError, match=r"a\.jsonl, record 1: schema .* reads schema 1 alone"):
         read_records(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("module", "recorded"),
+    [
+        (None, ["infinitevl-bench"]),
+        ("infinitevl_bench.cli", ["infinitevl-bench"]),
+        ("infinitevl_bench.training.full_size", ["python", "-m", "infinitevl_bench.training.full_size"]),
+        ("somebody.else", ["infinitevl-bench"]),
+    ],
+)
+def test_a_recorded_command_can_be_called_again(
+    module: str | None, recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = None if module is None else ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["/anywhere/infinitevl-bench", "list", "mixers"])
+    monkeypatch.delenv(COMMAND, raising=False)
+    assert command_line() == [*recorded, "list", "mixers"]
 
 
 def test_secrets_of_the_command_line_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,18 @@ def test_a_rate_at_an_end_of_those_tried_is_marked(make: SimpleNamespace) -> Non
     assert "‡" not in made("table3", chosen).caption
 
 
+def test_an_arm_that_is_not_matched_is_marked_with_the_reason(make: SimpleNamespace) -> None:
+    cells = make.cells({("gated_deltanet", pattern): [50.0, 51.0] for pattern in ("L", "SLLL")})
+    said = "holds 10.0% more than the reference, and its FFN cannot be narrower"
+    notes = {"L": said, "SLLL": ""}
+    noted = [r.model_copy(update={"extra": r.extra | {"unmatched": notes[str(r.pattern)]}}) for r in cells]
+    artifact = made("table4", noted)
+    place = [column.title for column in artifact.tables[0].columns].index("Parameters")
+    assert {row.cells[0].text: row.cells[place].mark for row in rows_of(artifact, "measured")} == {"0": "§", "1/4": ""}
+    assert f"§: not matched: Gated DeltaNet L {said}." in artifact.caption
+    assert "§" not in made("table4", cells).caption
+
+
 def test_only_scores_within_the_best_ones_interval_are_bold(make: SimpleNamespace) -> None:
     wide = [30.0, 60.0, 95.0]
     cells = make.cells({("gated_deltanet", "SL"): [80.0, 81.0, 82.0], ("gated_deltanet", "L"): wide})

@@ -63,6 +63,7 @@ def test_the_shipped_files_are_complete_and_small() -> None:
     for name, value in told["exact_answers_percent"].items():
         assert f"{name.replace('_', ' ')} {value:.1f} %" in card
     assert f"seed {told['seed']}" in card
+    assert hybrid.CHOSEN in card
     loaded = load_model(DEFAULT)
     assert (loaded.name, loaded.random_weights) == (HYBRID, False)
     assert hybrid.architecture(loaded.model.config) == hybrid.architecture(shipped_config(HYBRID))
