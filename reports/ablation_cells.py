@@ -1,6 +1,7 @@
 """The trained cells of the ablations: which arm a record belongs to, and which cells may be compared.
 
-Cells that differ in scale, split, recipe, steps or scoring are no rows of one table; they form blocks of their own.
+Cells that differ in scale, split, recipe, matching, steps or scoring are no rows of one table; they form blocks of
+their own.
 """
 
 from collections.abc import Sequence
@@ -55,11 +56,13 @@ class Block:
     steps: int | None
     records: tuple[Record, ...]
     scoring: str = ""
+    match: str = ""
 
     @property
     def title(self) -> str:
         """What the cells have in common."""
         parts = [f"Scale {self.scale}", f"{self.split} data", f"recipe {self.recipe}" if self.recipe else ""]
+        parts.append(f"match {self.match}" if self.match else "")
         parts.append(f"{self.scoring} answers" if self.scoring else "")
         parts.append(f"{self.steps:,} steps" if self.steps is not None else "")
         return ", ".join(part for part in parts if part)
@@ -148,11 +151,12 @@ def blocks_of(records: Sequence[Record]) -> list[Block]:
             extra_text(r, "recipe") or "",
             r.steps,
             extra_text(r, "scoring") or "",
+            extra_text(r, "match") or "",
         ),
     )
     blocks = [
-        Block(scale, split, recipe, steps, tuple(rows), scoring)
-        for (scale, split, recipe, steps, scoring), rows in groups.items()
+        Block(scale, split, recipe, steps, tuple(rows), scoring, match)
+        for (scale, split, recipe, steps, scoring, match), rows in groups.items()
     ]
     blocks = [block for block in blocks if block.benchmarks]
     return sorted(blocks, key=lambda b: (-scale_rank(b.scale), b.scale, b.split, b.recipe, -(b.steps or 0)))

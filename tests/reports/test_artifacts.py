@@ -161,6 +161,19 @@ def test_a_rate_at_an_end_of_those_tried_is_marked(make: SimpleNamespace) -> Non
     assert "‡" not in made("table3", chosen).caption
 
 
+def test_cells_that_are_matched_otherwise_are_not_averaged(make: SimpleNamespace) -> None:
+    cells = make.cells({("gated_deltanet", "SLLL"): [50.0, 52.0]})
+    blocks = {"widen": cells, "none": make.cells({("gated_deltanet", "SLLL"): [90.0, 92.0]})}
+    noted = [
+        r.model_copy(update={"extra": r.extra | {"match": match}, "run_id": f"{r.run_id}-{match}"})
+        for match, rows in blocks.items()
+        for r in rows
+    ]
+    titles = [table.title for table in made("table3", noted).tables]
+    for match in blocks:
+        assert any(f"match {match}" in title for title in titles), titles
+
+
 def test_an_arm_that_is_not_matched_is_marked_with_the_reason(make: SimpleNamespace) -> None:
     cells = make.cells({("gated_deltanet", pattern): [50.0, 51.0] for pattern in ("L", "SLLL")})
     said = "holds 10.0% more than the reference, and its FFN cannot be narrower"
