@@ -13,7 +13,8 @@ from .claims import CLAIMS, Verdict, judge
 from .published import published_records
 from .verdicts import counted, interval_text, lacking
 
-WIDTH = 100
+WIDTH = 80
+"""Columns of every terminal; only a command to be copied is longer."""
 INDENT = " " * 12
 
 
@@ -34,7 +35,8 @@ def verify_command(runs: Path, claims: Sequence[str] | None) -> tuple[str, bool]
     used = {run for verdict in verdicts for run in verdict.runs}
     count = sum(record.run_id in used for record in measured)
     lines = [verdict_text(verdict) for verdict in verdicts]
-    lines.append(f"{counted(verdicts)}; {len(measured):,} measured records read, {count:,} of the runs used")
+    summary = f"{counted(verdicts)}; {len(measured):,} measured records read, {count:,} of the runs used"
+    lines.append(_wrapped(summary, "", ""))
     return "\n\n".join(lines), all(verdict.decided for verdict in verdicts)
 
 
@@ -59,19 +61,15 @@ def verdict_text(verdict: Verdict) -> str:
         ("runs", ", ".join(verdict.runs) or "none"),
         *(("missing", one) for one in lacking(verdict)),
     ]
-    lines = [f"{verdict.claim}  {verdict.status.upper()}: {verdict.text}"]
-    lines += [
-        textwrap.fill(
-            value,
-            WIDTH,
-            initial_indent=f"  {name:<10}",
-            subsequent_indent=INDENT,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, value in facts
-    ]
+    lines = [_wrapped(verdict.text, f"{verdict.claim}  {verdict.status.upper()}: ", " " * 4)]
+    lines += [_wrapped(value, f"  {name:<10}", INDENT) for name, value in facts]
     if not verdict.decided:
         # In one piece, so that it can be copied.
         lines.append(f"  {'command':<10}{verdict.command or 'none of this version measures it yet'}")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, first: str, others: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )

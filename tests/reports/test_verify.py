@@ -46,6 +46,12 @@ def test_a_decided_claim_shows_its_effect_and_runs(tmp_path: Path, make: SimpleN
     assert "4 of the runs used" in text
 
 
+def test_eighty_columns_hold_all_but_a_command_that_is_copied(tmp_path: Path, make: SimpleNamespace) -> None:
+    decided_run(tmp_path, make)
+    text, _ = verify_command(tmp_path, None)
+    assert [line for line in text.splitlines() if len(line) > 80 and not line.startswith("  command")] == []
+
+
 def test_the_exit_code_is_zero_only_if_all_are_decided(tmp_path: Path, make: SimpleNamespace) -> None:
     from infinitevl_bench.cli import app
 
