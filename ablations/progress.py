@@ -17,6 +17,25 @@ MOST_ROWS = 24
 """A grid of more cells shows those that are under way only: a table longer than a screen cannot be redrawn."""
 
 
+class Lines:
+    """What is said of long work where there is no terminal: not too often, and not the same twice.
+
+    Args:
+        first: what need not be said.
+    """
+
+    def __init__(self, first: str = "") -> None:
+        self._at, self._last = time.monotonic(), first
+
+    def news(self, line: str) -> str | None:
+        """The line, where it is to be said now."""
+        now = time.monotonic()
+        if line == self._last or now - self._at < LINE_SECONDS:
+            return None
+        self._at, self._last = now, line
+        return line
+
+
 class _Cell(NamedTuple):
     state: str
     row: dict[str, Any] | None
@@ -36,7 +55,7 @@ class GridProgress:
         self.ended: dict[str, _Cell] = {}
         self.began = time.monotonic()
         self.before = self._work()
-        self._said, self._said_done = self.began, self.done
+        self._lines = Lines(self.line())
 
     @property
     def done(self) -> int:
@@ -53,13 +72,8 @@ class GridProgress:
         return text
 
     def news(self) -> str | None:
-        """The line, where a cell has ended since it was last asked for and some time has passed; else None."""
-        self._work()
-        now = time.monotonic()
-        if self.done == self._said_done or now - self._said < LINE_SECONDS:
-            return None
-        self._said, self._said_done = now, self.done
-        return self.line()
+        """The line, where it is another than the last and some time has passed; else None."""
+        return self._lines.news(self.line())
 
     def table(self) -> Table:
         """One row a cell, or a cell under way, below the line."""

@@ -135,6 +135,8 @@ def _run_tasks(
                 spec = waiting.pop(reference)
                 failure = failure or _outcome(ray, reference, spec)
             live.update(progress.table())
+            if not console.is_terminal and (line := progress.news()):
+                console.print(line)
     if not console.is_terminal:
         # On a terminal the live table ends its last line itself.
         console.print()

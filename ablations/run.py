@@ -22,8 +22,10 @@ from ..models.device import visible_accelerators
 from ..printing import PlainConsole
 from ..records import Record, RunFolder, RunSpec
 from ..scratch import ScratchFolder
-from .progress import POLL_SECONDS, GridProgress
+from .progress import POLL_SECONDS, GridProgress, Lines
 from .ray_grid import Cluster, run_on_ray
+
+DRAWING = "drawing and seeing pages"
 
 PATIENCE_SECONDS = 10.0
 """How long a worker may take to end in order before it is killed; it loses nothing then either."""
@@ -125,10 +127,12 @@ def prepare_pages(spec: RunSpec, runs: Path, console: PlainConsole) -> None:
     workers = os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("drawing and seeing pages", total=None)
+        task, lines = bar.add_task(DRAWING, total=None), Lines()
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
+            if not console.is_terminal and (line := lines.news(f"{DRAWING}: {done:,} of {total:,}")):
+                console.print(line)
 
         if spec.arguments.get("scoring") == FRAMES:
             prepare_libraries(spec, runs, workers, progress)

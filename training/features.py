@@ -16,14 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -32,9 +31,10 @@ from ..data.pages import Page
 from ..data.samples import encode_page, page_turns
 from ..data.seeds import hash_seed
 from ..errors import UserError
-from ..files import atomic_write, locked, package_path, remove_leftovers
+from ..files import package_path
 from ..scratch import ScratchFolder
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
+from .cached import cached_tensors, made_in_parts
 
 GREY = (128, 128, 128)
 
@@ -209,38 +209,22 @@ def _cached(
 ) -> dict[str, Tensor]:
     """The tensors of a page set from its file, which is made first if need be."""
     path = cache / f"pages-{page_set_key(spec)}.safetensors"
-    with locked(Path(f"{path}.lock")):
-        tensors = _read(path)
-        if tensors is None:
-            remove_leftovers(cache, path.name)
-            tensors = _encode(spec, encode, progress)
-            atomic_write(path, save(tensors))
-    return tensors
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file; None if there is none, or a damaged one."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None
+    return cached_tensors(path, lambda: _encode(spec, path, encode, progress))
 
 
 RANGE = 64
 """Pages that the tower sees at a time; the features are a function of the range, whoever computes it."""
 
 
-Encode = Callable[[PageSetSpec, list[tuple[int, int]]], Iterator[dict[str, Tensor]]]
+Encode = Callable[[PageSetSpec, list[range]], Iterator[dict[str, Tensor]]]
 """From a set and ranges of its pages to their tensors, in the order of the ranges."""
 
 
-def _encode(spec: PageSetSpec, encode: Encode, progress: Callable[[int, int], None] | None) -> dict[str, Tensor]:
-    ranges = [(start, min(start + RANGE, spec.pages)) for start in range(0, spec.pages, RANGE)]
-    parts = []
-    for part, (_, stop) in zip(encode(spec, ranges), ranges, strict=True):
-        parts.append(part)
-        if progress is not None:
-            progress(stop, spec.pages)
+def _encode(
+    spec: PageSetSpec, path: Path, encode: Encode, progress: Callable[[int, int], None] | None
+) -> dict[str, Tensor]:
+    ranges = [range(start, min(start + RANGE, spec.pages)) for start in range(0, spec.pages, RANGE)]
+    parts = made_in_parts(path, ranges, partial(encode, spec), progress)
     joined = {
         name: torch.cat([part[name] for part in parts], dim=-2 if name == "features" else -1) for name in parts[0]
     }
@@ -254,11 +238,11 @@ def _encoders(model: Any, processor: Any, workers: int, device: str) -> Iterator
     if workers <= 1:
         threads = torch.get_num_threads()
 
-        def encode_here(spec: PageSetSpec, ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+        def encode_here(spec: PageSetSpec, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
             model.model.visual.to(device)
             torch.set_num_threads(1)
-            for span in ranges:
-                yield _encode_range(spec, model, processor, device, *span)
+            for pages in ranges:
+                yield _encode_range(spec, model, processor, device, pages)
 
         try:
             yield encode_here
@@ -286,7 +270,7 @@ def _pool(workers: int, config: Any, weights: Path, device: str) -> Iterator[Enc
         initargs=(config, weights, device),
     )
 
-    def encode(spec: PageSetSpec, ranges: list[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+    def encode(spec: PageSetSpec, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
         # The processes start here and inherit the block: Ctrl-C in a terminal is for this process alone.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -335,18 +319,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encode_in_worker(spec: PageSetSpec, span: tuple[int, int]) -> dict[str, Tensor]:
-    return _encode_range(spec, *_worker, *span)
+def _encode_in_worker(spec: PageSetSpec, pages: range) -> dict[str, Tensor]:
+    return _encode_range(spec, *_worker, pages)
 
 
 @torch.no_grad()
-def _encode_range(
-    spec: PageSetSpec, model: Any, processor: Any, device: str, start: int, stop: int
-) -> dict[str, Tensor]:
-    """Draw, tokenise and see pages ``start`` to ``stop``: tensors end to end, and the ``lengths`` of the pages."""
+def _encode_range(spec: PageSetSpec, model: Any, processor: Any, device: str, pages: range) -> dict[str, Tensor]:
+    """Draw, tokenise and see pages: tensors end to end, and the ``lengths`` of the pages."""
     visual = model.model.visual.eval()
     samples, positions, guesses = [], [], []
-    for index in range(start, stop):
+    for index in pages:
         page = spec.page(index)
         guesses.append(page.values.count(page_turns(page)[0].answers[0]) / max(1, len(page.values)))
         sample = encode_page(page, processor, most_turns=spec.turns, most_tokens=spec.tokens)

@@ -5,8 +5,9 @@ another. A few thousand moments then give any number of videos of any length, an
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -15,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data.library import LibrarySpec
-from ..files import atomic_write, locked, package_path, remove_leftovers
+from ..files import package_path
+from .cached import cached_tensors, made_in_parts
 from .reading import batched_features
 
 CHUNK = 256
@@ -70,40 +70,26 @@ def load_library(
     """
     key = library_key(spec)
     path = cache / f"moments-{key}.safetensors"
-    with locked(Path(f"{path}.lock")):
-        try:
-            features = load_file(path)["features"]
-        except (OSError, SafetensorError, KeyError):
-            remove_leftovers(cache, path.name)
-            features = _see(spec, tower.to(device).eval(), device, workers, progress)
-            atomic_write(path, save({"features": features}))
-    return Library(spec, features.to(device), key)
+    total = sum(spec.sizes)
+    ranges = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
+
+    def make() -> dict[str, Tensor]:
+        see = partial(_see, spec, tower.to(device).eval(), device, workers)
+        return {"features": torch.cat([part["features"] for part in made_in_parts(path, ranges, see, progress)])}
+
+    return Library(spec, cached_tensors(path, make)["features"].to(device), key)
 
 
 @torch.no_grad()
-def _see(
-    spec: LibrarySpec, tower: Any, device: str, workers: int, progress: Callable[[int, int], None] | None
-) -> Tensor:
-    total = sum(spec.sizes)
-    ranges = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
-    draw = partial(_draw_range, spec)
-    parts = []
-
-    def see(frames: np.ndarray) -> None:
-        seen = batched_features(tower, torch.from_numpy(frames).to(device))
-        parts.append(seen.half().cpu())
-        if progress is not None:
-            progress(sum(map(len, parts)), total)
-
-    if workers <= 1:
-        for one in ranges:
-            see(draw(one))
-    else:
-        # Spawned, not forked: the parent may hold threads and an accelerator.
-        with ProcessPoolExecutor(min(workers, len(ranges)), mp_context=get_context("spawn")) as pool:
-            for frames in pool.map(draw, ranges):
-                see(frames)
-    return torch.cat(parts)
+def _see(spec: LibrarySpec, tower: Any, device: str, workers: int, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
+    with ExitStack() as stack:
+        drawn: Iterator[np.ndarray] = map(partial(_draw_range, spec), ranges)
+        if workers > 1 and ranges:
+            # Spawned, not forked: the parent may hold threads and an accelerator.
+            pool = ProcessPoolExecutor(min(workers, len(ranges)), mp_context=get_context("spawn"))
+            drawn = stack.enter_context(pool).map(partial(_draw_range, spec), ranges)
+        for frames in drawn:
+            yield {"features": batched_features(tower, torch.from_numpy(frames).to(device)).half().cpu()}
 
 
 def _draw_range(spec: LibrarySpec, moments: range) -> np.ndarray:

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..data.mqar import RecallSpec
 from ..data.mqar_pages import COLUMNS, draw_pairs
 from ..data.pages import SPLITS
 from ..data.seeds import hash_seed
-from ..files import atomic_write, locked, package_path, remove_leftovers
+from ..files import package_path
+from .cached import cached_tensors
 from .fixed import FixedBatch
 from .fixed_recall import FixedSequences
 from .reading import batched_features
@@ -47,14 +46,8 @@ class SeenSequences(FixedSequences):
         digest = _digest(spec)
         self.key = f"{self.key}-seen-{digest}"
         path = cache / f"recall-{digest}.safetensors"
-        with locked(Path(f"{path}.lock")):
-            try:
-                features = load_file(path)["features"]
-            except (OSError, SafetensorError, KeyError):
-                remove_leftovers(cache, path.name)
-                features = self._see(tower().to(device).eval())
-                atomic_write(path, save({"features": features}))
-        self.features = features.to(device)
+        found = cached_tensors(path, lambda: {"features": self._see(tower().to(device).eval())})
+        self.features = found["features"].to(device)
         self.seen = self.columns < self.shown
         self.positions = _positions(spec).to(device)
         self.tokens[:, : self.shown] = 0

@@ -72,7 +72,7 @@ def test_the_time_left_follows_from_the_pace_of_this_call(tmp_path: Path, clock:
     assert found.line() == "5 of 5 cells done"
 
 
-def test_news_is_told_once_a_cell_and_not_too_often(tmp_path: Path, clock: Clock) -> None:
+def test_news_is_told_once_and_not_too_often(tmp_path: Path, clock: Clock) -> None:
     specs = cells(3)
     found = GridProgress(specs, tmp_path)
     clock.now += 100
@@ -83,6 +83,15 @@ def test_news_is_told_once_a_cell_and_not_too_often(tmp_path: Path, clock: Clock
     assert found.news() is None
     clock.now += progress.LINE_SECONDS
     assert str(found.news()).startswith("2 of 3 cells done")
+    assert found.news() is None
+
+
+def test_news_is_told_of_a_single_cell_under_way(tmp_path: Path, clock: Clock) -> None:
+    found = GridProgress(cells(1), tmp_path)
+    clock.now += progress.LINE_SECONDS
+    train(cells(1)[0], tmp_path, 5)
+    assert found.news() == "0 of 1 cells done; about 30 s left"
+    train(cells(1)[0], tmp_path, 6)
     assert found.news() is None
 
 
