@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/infinitevl-bench
 export TOKENIZERS_PARALLELISM = false
+# What is imported is compiled once, into .venv, even where an image turns that off: thousands of files a command.
+export PYTHONDONTWRITEBYTECODE =
+export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 
 .PHONY: demo test fuzz kills lint fix report lock setup clean
 

@@ -67,7 +67,7 @@ class GridProgress:
         found = self._work()
         text = f"{self.done} of {len(self.specs)} cells done"
         made, left = found - self.before, sum(self._steps(spec) for spec in self.specs) - found
-        if self.done < len(self.specs) and made > 0:
+        if left > 0 and made > 0:
             text += f"; about {_duration((time.monotonic() - self.began) * left / made)} left"
         return text
 

@@ -1,6 +1,7 @@
 """The `convert` command: from any known format to ours or the published one, and from a teacher to a new student."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def convert_command(
         raise unknown_name("format", to, TARGETS)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; name a new folder")
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     if source in SHIPPED and not Path(source).exists():
         with ScratchFolder() as scratch:
             # Written out first, so that it is read as any other.
@@ -70,7 +73,6 @@ def convert_command(
         raise UserError("a window is chosen for a student; give --pattern or --mixer too")
     if to == "infinitevl":
         infinite_vl_config(config, "bfloat16")  # refuses before the weights are read
-    disable_progress_bar()
     model = HybridVLForConditionalGeneration.from_pretrained(found.folder, config=found.config, dtype="auto")
     origin = f"Converted by `infinitevl-bench convert` from {Path(source).name}, whose format is {found.format}."
     if config is not found.config:

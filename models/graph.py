@@ -92,6 +92,8 @@ class GraphedDecoder:
         chunk: int | None = None,
         use_graph: bool = True,
     ) -> None:
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} sequences is none; use 1 or more")
         if chunk is not None and chunk < 2:
             raise UserError(f"a prefill chunk of {chunk} tokens is none; use 2 or more")
         self.model = model
@@ -118,8 +120,13 @@ class GraphedDecoder:
         call overwrites.
 
         Raises:
-            UserError: if layers of full attention have no room left.
+            UserError: for ids of another shape, or if layers of full attention have no room left.
         """
+        if tuple(input_ids.shape) != (self.batch_size, 1):
+            raise UserError(
+                f"a step takes ids [{self.batch_size}, 1], not {list(input_ids.shape)}; make the decoder for that "
+                "batch, and prefill what is longer"
+            )
         self.cache.check_room(1)
         logits = self._decode(input_ids)
         self.cache.length += 1
@@ -136,8 +143,12 @@ class GraphedDecoder:
             Logits of the last token ``[B, vocabulary]``, which the next call may overwrite.
 
         Raises:
-            UserError: if there is no token, or layers of full attention have no room left.
+            UserError: for another batch, if there is no token, or layers of full attention have no room left.
         """
+        if embeddings.shape[0] != self.batch_size:
+            raise UserError(
+                f"this decoder holds {self.batch_size} sequences, not {embeddings.shape[0]}; make one for that batch"
+            )
         if embeddings.ndim == 2:
             embeddings = self.embed(embeddings).detach()
         T = embeddings.shape[1]

@@ -3,10 +3,11 @@
 Nothing of a library is imported before its kernel is asked for, so the package works without Triton and without a GPU.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -121,7 +122,7 @@ def library_trouble(library: str, recurrence: str, with_gradient: bool = False) 
         if find_spec(module) is None:
             return f"{module} is not installed ({_way_to_get(distribution)})"
     if library == "fla" and with_gradient and recurrence in REFUSED_ON_HOPPER and _wrong_on_hopper():
-        wrong = f"its backward kernel is wrong on Hopper with Triton {metadata.version('triton')} (3.4 to 3.7.0)"
+        wrong = f"its backward kernel is wrong on Hopper with Triton {_triton_version()} (3.4 to 3.7.0)"
         if recurrence not in RIGHT_BY_TILELANG:
             return f"{wrong}, and fla has no way around it"
         if find_spec("tilelang") is None:
@@ -149,8 +150,13 @@ def _way_to_get(distribution: str) -> str:
     return "pip install 'infinitevl-bench[mamba]'" if distribution == "mamba-ssm" else f"pip install {distribution}"
 
 
+def _triton_version() -> str:
+    """Of the module, since nightly builds come as another package."""
+    return str(import_module("triton").__version__)
+
+
 def _wrong_on_hopper() -> bool:
-    version = tuple(int(part) for part in metadata.version("triton").split(".")[:3] if part.isdigit())
+    version = tuple(int(part) for part in re.findall(r"\d+", _triton_version())[:3])
     return torch.cuda.get_device_capability()[0] == 9 and (3, 4) <= version < (3, 7, 1)
 
 

@@ -213,6 +213,20 @@ def test_full_attention_needs_room_and_chunks_have_tokens(make_model: Make) -> N
         GraphedDecoder(make_model(pattern="S")).prefill(tokens(0))
 
 
+def test_another_batch_is_refused_before_anything_is_written(make_model: Make) -> None:
+    model = make_model(pattern="SLLL")
+    with pytest.raises(UserError, match="1 or more"):
+        GraphedDecoder(model, batch_size=0)
+    decoder, ids = GraphedDecoder(model, batch_size=2), tokens(6, B=2)
+    decoder.prefill(ids[:, :5])
+    for wrong in (ids[:1, 5:], ids[:, 4:]):
+        with pytest.raises(UserError, match=r"ids \[2, 1\]"):
+            decoder.decode(wrong)
+    with pytest.raises(UserError, match="2 sequences, not 1"):
+        decoder.prefill(ids[:1])
+    close(decoder.decode(ids[:, 5:]), reference(model, ids)[:, -1])
+
+
 # --- on a GPU ------------------------------------------------------------------------------------------
 
 

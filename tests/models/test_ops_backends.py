@@ -204,7 +204,7 @@ def test_the_backward_pass_that_fla_refuses(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(kernels, "find_spec", lambda name: object() if name != "tilelang" or tilelang else None)
-    monkeypatch.setattr(kernels.metadata, "version", lambda _: triton)
+    monkeypatch.setattr(kernels, "_triton_version", lambda: triton)
     kernels.library_trouble.cache_clear()
     for name in RECURRENCES:
         trouble = kernels.library_trouble("fla", name, True)
