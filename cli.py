@@ -14,6 +14,7 @@ from .errors import UserError
 from .eval.cli import data
 from .files import given_path
 from .mistakes import UsageError, told
+from .models.registry import known_mixer
 from .options import FEWEST_PIXELS, MOST_PIXELS, MOST_SEED, Device, Runs, finite
 from .profiling.cli import profile
 from .profiling.ops.cli import bench
@@ -75,7 +76,9 @@ def ablate(
     frames: Annotated[
         list[int] | None, typer.Option(min=1, help="With frame_scaling: test this many frames; repeatable.")
     ] = None,
-    mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated.")] = None,
+    mixer: Annotated[
+        list[str] | None, typer.Option(callback=known_mixer, help="A token mixer; may be repeated.")
+    ] = None,
     swa_ratio: Annotated[
         list[str] | None, typer.Option(help="Share of SWA layers: 0, 1/8, 1/4, 1/2, 1; repeatable.")
     ] = None,
@@ -124,6 +127,11 @@ def ablate(
 
       infinitevl-bench ablate --study mixer_choice --scale small
     """
+    from .ablations.studies import check_study
+
+    if study:
+        # Before all that trains is imported.
+        check_study(study)
     from .ablations.command import ablate_command, check_study_options, study_command
 
     own = {"--mixer": mixer, "--swa-ratio": swa_ratio, "--pattern": pattern, "--recipe": recipe, "--match": match,
@@ -276,7 +284,9 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder, hub id, hybrid or teacher; ours, Qwen2.5-VL's or published.")],
     target: Annotated[Path, typer.Argument(parser=given_path, help="A new folder.")],
     pattern: Annotated[str | None, typer.Option(help="Make a student with this layer pattern, such as SLLL.")] = None,
-    mixer: Annotated[str | None, typer.Option(help="Token mixer of the student; else gated_deltanet.")] = None,
+    mixer: Annotated[
+        str | None, typer.Option(callback=known_mixer, help="Token mixer of the student; else gated_deltanet.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, max=10**9, help="Sliding window of the student; else 8192 tokens.")
     ] = None,

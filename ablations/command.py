@@ -17,11 +17,12 @@ from ..records import Record, RunSpec
 from .frame_command import frame_study, frames_table
 from .frame_scaling import FramePlan
 from .mqar import RecallPlan
-from .plan import get_plan, get_size
+from .plan import get_size
 from .ray_grid import Cluster, check_cluster
 from .recall_table import recall_table
 from .run import default_jobs, run_grid
 from .stages_table import STAGE_SCORE, stages_table
+from .studies import get_plan
 from .study import SHIPPED, Study
 
 STUDY_JOBS = 4

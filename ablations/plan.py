@@ -6,7 +6,6 @@ only; the best rate is then trained with the seeds that count, scored on the tes
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from statistics import fmean
 from typing import Any
 
@@ -15,15 +14,6 @@ from ..eval.benchmarks import find_benchmark
 from ..records import Record, RunSpec
 from .scales import Scale, get_scale
 from .study import Study
-
-STUDIES: dict[str, str] = {
-    "mixer_choice": "mixer_choice:PLAN",
-    "swa_ratio": "swa_ratio:PLAN",
-    "frame_scaling": "frame_scaling:PLAN",
-    "mqar": "mqar:PLAN",
-    "mqar_vision": "mqar_vision:PLAN",
-}
-"""Name → "module of this package:plan"."""
 
 VALIDATION_SCORE = "validation_score"
 TEXT_RICH = ("DocVQA", "TextVQA", "OCRBench", "ChartQA")
@@ -168,19 +158,6 @@ class Plan:
             ]
             found[name].setdefault(arguments["training"]["learning_rate"], []).append(scores[cell.id])
         return {name: max(sorted(rates), key=lambda rate: fmean(rates[rate])) for name, rates in found.items()}
-
-
-def get_plan(name: str) -> Plan:
-    """Look a study up.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    if name not in STUDIES:
-        raise unknown_name("study", name, STUDIES)
-    module, attribute = STUDIES[name].split(":")
-    plan: Plan = getattr(import_module(f".{module}", __package__), attribute)
-    return plan
 
 
 def get_size(scale: str) -> Size:

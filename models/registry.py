@@ -6,10 +6,13 @@ Third parties add theirs through the entry-point group ``infinitevl_bench.mixers
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UserError, unknown_name
-from .mixers.base import TokenMixer
-from .ops.recurrence import Recurrence
+
+if TYPE_CHECKING:
+    from .mixers.base import TokenMixer
+    from .ops.recurrence import Recurrence
 
 MIXERS: dict[str, str] = {
     "gated_deltanet": "mixers.gated_deltanet:GatedDeltaNet",
@@ -29,6 +32,8 @@ ALIASES: dict[str, str] = {"mamba": "mamba2", "gdn": "gated_deltanet", "kda": "k
 
 ENTRY_POINTS = "infinitevl_bench.mixers"
 
+Names = TypeVar("Names", str | None, list[str] | None)
+
 
 def mixer_names() -> list[str]:
     """All mixers, ours in their order and then those of third parties."""
@@ -47,13 +52,26 @@ def canonical_name(name: str) -> str:
     return known[name.lower()]
 
 
+def known_mixer(names: Names) -> Names:
+    """The mixers that an option of a command names, looked up before anything is imported that takes seconds.
+
+    Raises:
+        UserError: as `canonical_name`.
+    """
+    for name in [names] if isinstance(names, str) else names or ():
+        canonical_name(name)
+    return names
+
+
 @cache
-def get_mixer(name: str) -> type[TokenMixer]:
+def get_mixer(name: str) -> "type[TokenMixer]":
     """The class of a mixer.
 
     Raises:
         UserError: for an unknown name, with the nearest ones, or an entry point that gives no mixer.
     """
+    from .mixers.base import TokenMixer
+
     name = canonical_name(name)
     if name in MIXERS:
         module, attribute = MIXERS[name].split(":")
@@ -68,7 +86,7 @@ def get_mixer(name: str) -> type[TokenMixer]:
     return found
 
 
-def get_recurrence(name: str) -> Recurrence:
+def get_recurrence(name: str) -> "Recurrence":
     """The recurrence of a mixer.
 
     Raises:

@@ -133,7 +133,7 @@ def test_every_command_and_option_on_a_page_exists(page: Path) -> None:
 
 def test_what_the_page_on_clusters_calls_exists() -> None:
     from accelerate.commands.launch import launch_command_parser
-    from infinitevl_bench.ablations.plan import get_plan
+    from infinitevl_bench.ablations.studies import get_plan
 
     text = package_path("docs", "cluster.md").read_text(encoding="utf-8")
     launches = re.findall(r"accelerate launch (.+?) -m infinitevl_bench\.cli", text)

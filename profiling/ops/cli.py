@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...files import given_path
+from ...models.registry import known_mixer
 from ...options import Device
 
 bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, rich_markup_mode=None)
@@ -13,7 +14,9 @@ bench = typer.Typer(help="Speed of single operations.", no_args_is_help=True, ri
 
 @bench.command("ops")
 def ops(
-    mixer: Annotated[list[str] | None, typer.Option(help="A token mixer; may be repeated; all without it.")] = None,
+    mixer: Annotated[
+        list[str] | None, typer.Option(callback=known_mixer, help="A token mixer; may be repeated; all without it.")
+    ] = None,
     length: Annotated[list[int] | None, typer.Option(help="Sequence length in tokens; may be repeated.")] = None,
     geometry: Annotated[
         str | None, typer.Option(help="Shapes of preset tiny or infinitevl-4b; that of the device without.")

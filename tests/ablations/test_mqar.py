@@ -14,7 +14,8 @@ import pytest
 from infinitevl_bench.ablations.command import study_command
 from infinitevl_bench.ablations.mqar import PLAN, RECALL_SIZES, RecallSize, config_of
 from infinitevl_bench.ablations.mqar_vision import SEEN_SIZES
-from infinitevl_bench.ablations.plan import VALIDATION_SCORE, get_plan
+from infinitevl_bench.ablations.plan import VALIDATION_SCORE
+from infinitevl_bench.ablations.studies import get_plan
 from infinitevl_bench.ablations.worker import work
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.accounting import cache_elements

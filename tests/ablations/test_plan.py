@@ -8,7 +8,8 @@ from statistics import fmean
 import pytest
 from infinitevl_bench.ablations import plan as plans
 from infinitevl_bench.ablations.command import study_command
-from infinitevl_bench.ablations.plan import SIZES, STUDIES, VALIDATION_SCORE, get_plan
+from infinitevl_bench.ablations.plan import SIZES, VALIDATION_SCORE
+from infinitevl_bench.ablations.studies import STUDIES, get_plan
 from infinitevl_bench.ablations.study import arm_config
 from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.matching import count_decoder_parameters

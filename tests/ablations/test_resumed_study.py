@@ -13,7 +13,8 @@ import pytest
 from infinitevl_bench.ablations import command, exact
 from infinitevl_bench.ablations import plan as plans
 from infinitevl_bench.ablations.command import study_command
-from infinitevl_bench.ablations.plan import SIZES, get_plan
+from infinitevl_bench.ablations.plan import SIZES
+from infinitevl_bench.ablations.studies import get_plan
 from infinitevl_bench.ablations.worker import work
 from infinitevl_bench.records import Record, RunFolder, RunSpec
 from infinitevl_bench.training import fixed

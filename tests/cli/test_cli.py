@@ -254,6 +254,33 @@ def test_what_commands_import_says_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+MISTYPED = [
+    ["ablate", "--mixer", "gla", "--mixer", "glaa"],
+    ["ablate", "--study", "mixer_choise"],
+    ["bench", "ops", "--mixer", "glaa"],
+    ["convert", "teacher", "student", "--mixer", "glaa"],
+    ["eval", "DocVQAA"],
+    ["verify", "C99"],
+    ["report", "tabel3"],
+]
+
+
+def test_a_mistyped_name_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from infinitevl_bench.cli import main
+for arguments in {MISTYPED}:
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout.splitlines() == ["2 False"] * len(MISTYPED), done.stderr
+    assert done.stderr.count("did you mean") == len(MISTYPED)
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run_process("--debug", "runs", "show", "ablate-0", cwd=tmp_path)
     assert done.returncode != 0
