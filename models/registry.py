@@ -32,7 +32,7 @@ ALIASES: dict[str, str] = {"mamba": "mamba2", "gdn": "gated_deltanet", "kda": "k
 
 ENTRY_POINTS = "infinitevl_bench.mixers"
 
-Names = TypeVar("Names", str | None, list[str] | None)
+Names = TypeVar("Names", str, str | None, list[str] | None)
 
 
 def mixer_names() -> list[str]:

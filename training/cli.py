@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..models.registry import known_mixer
 from ..options import MOST_SEED, Device, Runs, finite
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ Data = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="What to go on from: a run, a folder or a hub id.")]
 Teacher = Annotated[str | None, typer.Option(help="Folder or hub id; the small one that is shipped without.")]
-Mixer = Annotated[str, typer.Option(help="Token mixer of a student made of the teacher.")]
+Mixer = Annotated[str, typer.Option(callback=known_mixer, help="Token mixer of a student made of the teacher.")]
 Ratio = Annotated[str | None, typer.Option("--swa-ratio", help="Its share of SWA layers; 1/4 without.")]
 Pattern = Annotated[str | None, typer.Option(help="Its layer pattern instead of a ratio.")]
 Window = Annotated[int | None, typer.Option(min=1, max=10**9, help="Tokens that its SWA layers see.")]

@@ -259,6 +259,7 @@ MISTYPED = [
     ["ablate", "--study", "mixer_choise"],
     ["bench", "ops", "--mixer", "glaa"],
     ["convert", "teacher", "student", "--mixer", "glaa"],
+    ["train", "distill-layers", "--data", "pages:charts", "--mixer", "glaa"],
     ["eval", "DocVQAA"],
     ["verify", "C99"],
     ["report", "tabel3"],
