@@ -145,10 +145,13 @@ class HybridVLTextModel(HybridVLPreTrainedModel, Qwen2_5_VLTextModel):
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Any
     ) -> dict[str, Tensor | None]:
         """Build one mask for each layer type that occurs."""
-        masks: dict[str, Tensor | None] = {"linear_attention": padding_of_new_tokens(inputs_embeds, attention_mask)}
+        # One look at values that lie on the accelerator, where nothing is padded.
+        whole = attention_mask is None or (attention_mask.ndim == 2 and bool(attention_mask.all()))
+        new = None if whole else padding_of_new_tokens(inputs_embeds, attention_mask)
+        masks: dict[str, Tensor | None] = {"linear_attention": new}
         ours = self.config._attn_implementation == WINDOWED and (cache is None or isinstance(cache, DynamicCache))
         if ours and (attention_mask is None or attention_mask.ndim == 2):
-            padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+            padding = None if whole else attention_mask
             return masks | {"full_attention": padding, "sliding_attention": padding}
         # Four rows of positions are three for rotary embedding after one that numbers the text tokens.
         text_positions = position_ids[0] if position_ids is not None and position_ids.shape[0] == 4 else None
