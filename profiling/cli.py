@@ -53,7 +53,8 @@ def everything(
 
       infinitevl-bench profile all --quick --budget 480
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(
@@ -84,7 +85,8 @@ def decode(
 
       infinitevl-bench profile decode --context 8192 --context 262144
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(
@@ -116,7 +118,8 @@ def prefill(
 
       infinitevl-bench profile prefill --context 65536
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(
@@ -149,7 +152,8 @@ def stream(
 
       infinitevl-bench profile stream --frames 10 --frames 800
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(
@@ -178,7 +182,8 @@ def memory(
 
       infinitevl-bench profile memory --context 32768
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(
@@ -207,7 +212,8 @@ def training(
 
       infinitevl-bench profile training --context 8192
     """
-    from .command import Request, profile_command
+    from .command import profile_command
+    from .request import Request
 
     profile_command(
         Request(

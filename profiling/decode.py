@@ -10,7 +10,7 @@ A step feeds its own greedy token back. The past is counted, not run: which numb
 long it takes to read them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..records import Record
 from .checks import check_decoder
 from .eager import EagerDecoder
 from .models import Profiled
+from .request import Request
 from .session import ESTIMATE, OUT_OF_MEMORY, Cell, DoesNotFitError, Session, protocols_of
 from .timing import Samples, time_steps
 
@@ -33,8 +34,9 @@ HEADLINE_CONTEXT = 65536
 """The published bar of latency is from the plot's long end; ours is taken here."""
 
 
-def decode_cells(models: dict[str, list[str]], contexts: Sequence[int]) -> list[Cell]:
+def decode_cells(request: Request, models: Mapping[str, list[str]], device: str) -> list[Cell]:
     """Every context of every model on every path, by model."""
+    contexts = request.contexts or (QUICK_CONTEXTS if request.quick else CONTEXTS)[device]
     return [
         Cell("decode", model, path, {"context": context})
         for model, paths in models.items()

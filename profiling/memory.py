@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..models.fast.slots import FixedCache, KeyValueSlots
 from ..models.graph import GraphedDecoder
 from ..records import Record
 from .models import profiled_model
+from .request import Request
 from .session import ESTIMATE, OUT_OF_MEMORY, Cell, DoesNotFitError, Session, free_bytes
 
 CONTEXTS = {
@@ -35,8 +36,9 @@ CHUNK, STEPS = 256, 4
 METRIC = "peak_memory_gb"
 
 
-def memory_cells(models: dict[str, list[str]], contexts: Sequence[int]) -> list[Cell]:
+def memory_cells(request: Request, models: Mapping[str, list[str]], device: str) -> list[Cell]:
     """Every context of every model; always by our static cache, which holds what has to be held and no more."""
+    contexts = request.contexts or (QUICK_CONTEXTS if request.quick else CONTEXTS)[device]
     return [Cell("memory", model, "graph", {"context": context}) for model in models for context in contexts]
 
 

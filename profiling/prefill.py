@@ -5,7 +5,7 @@ hundred tokens on it is bound by the matrix rate. Attention to a window and recu
 chunk; attention to everything adds in proportion to what was read before, so the whole takes the square of the length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..records import Record
 from .decode import ensure_checked
 from .eager import EagerDecoder
 from .models import Profiled
+from .request import Request
 from .session import ESTIMATE, OUT_OF_MEMORY, Cell, DoesNotFitError, Session, protocols_of
 from .timing import Samples, elapsed_ms
 
@@ -28,8 +29,14 @@ REPEATS = 3
 METRIC = "prefill_tokens_per_second"
 
 
-def prefill_cells(models: dict[str, list[str]], contexts: Sequence[int], chunk: int) -> list[Cell]:
-    """Every context of every model on every path, by model."""
+def prefill_cells(request: Request, models: Mapping[str, list[str]], device: str) -> list[Cell]:
+    """Every context of every model on every path, by model.
+
+    Raises:
+        UserError: for a chunk of less than two tokens.
+    """
+    contexts = request.contexts or (QUICK_CONTEXTS if request.quick else CONTEXTS)[device]
+    chunk = CHUNK[device] if request.chunk is None else request.chunk
     if chunk < 2:
         raise UserError(f"a chunk of {chunk} tokens is none; use --chunk 2 or more")
     return [

@@ -8,7 +8,7 @@ The hybrid watches every frame, so the window is really full and its states are 
 token is set to a length by counting: what its keys and values hold does not change how long they take to read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from .checks import check_stream
 from .decode import ensure_checked
 from .eager import EagerDecoder
 from .floors import Work
-from .models import Profiled
+from .models import Profiled, config_of
+from .request import Request
 from .session import OUT_OF_MEMORY, Cell, DoesNotFitError, Session, protocols_of
 from .timing import Samples, time_steps
 
@@ -33,10 +34,20 @@ TIMED_FRAMES = {"graph": 8, "eager": 5}
 HEADLINE_FRAMES = 800
 
 
-def stream_cells(models: dict[str, list[str]], frames: Sequence[int], size: int) -> list[Cell]:
-    """One curve of every model on every path."""
-    if min(frames) < 1:
-        raise UserError(f"{min(frames)} frames are no stream; use --frames 1 or more")
+def stream_cells(request: Request, models: Mapping[str, list[str]], device: str) -> list[Cell]:
+    """One curve of every model on every path.
+
+    Raises:
+        UserError: for several sequences, or a frame that a model's patches do not divide; before a model is made.
+    """
+    if request.batch != 1:
+        raise UserError(f"a stream is one sequence, not {request.batch}; leave --batch out")
+    frames = request.frames or (QUICK_FRAMES if request.quick else FRAMES)[device]
+    size = FRAME_SIZE[device] if request.frame_size is None else request.frame_size
+    for reference in models:
+        config = config_of(reference)
+        if config is not None:
+            grid_of(config, size)
     return [
         Cell("stream", model, path, {"frames": list(frames), "frame_size": size})
         for model, paths in models.items()

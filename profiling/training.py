@@ -10,7 +10,7 @@ nothing. So the hybrid's advantage grows with the length, and is small where wei
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..models.fast.vision import FastVisionTower
 from ..records import Record
 from .models import Profiled
+from .request import Request
 from .session import MATCHED, OUT_OF_MEMORY, Cell, Session
 from .streaming import FRAME_SIZE, grid_of
 from .timing import Samples, time_steps
@@ -40,8 +41,9 @@ LEARNING_RATE = 2e-5
 SECONDS_PER_DAY = 86_400
 
 
-def training_cells(models: dict[str, list[str]], contexts: Sequence[int]) -> list[Cell]:
+def training_cells(request: Request, models: Mapping[str, list[str]], device: str) -> list[Cell]:
     """Every length of every model, length by length, so that both are measured soon after one another."""
+    contexts = request.contexts or (QUICK_CONTEXTS if request.quick else CONTEXTS)[device]
     return [Cell("training", model, "eager", {"context": context}) for context in contexts for model in models]
 
 

@@ -11,8 +11,9 @@ from infinitevl_bench.models.fast.slots import KeyValueSlots
 from infinitevl_bench.models.graph import GraphedDecoder
 from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.profiling import checks, decode, memory, prefill, session, streaming, training
-from infinitevl_bench.profiling.command import Request, plan, profile_command
+from infinitevl_bench.profiling.command import PROFILES, plan, profile_command
 from infinitevl_bench.profiling.models import parse_reference, profiled_model, random_model, resolve_dtype
+from infinitevl_bench.profiling.request import Request
 from infinitevl_bench.profiling.session import Cell, DoesNotFitError, Session, paths_of, protocols_of
 from infinitevl_bench.records import Record, measured_records
 
@@ -71,8 +72,9 @@ def test_finished_cells_are_skipped_and_the_rest_goes_on(tmp_path: Path, monkeyp
     first = run(tmp_path, "decode", contexts=[32], models=["tiny"])
     assert measured_records(tmp_path)[-len(first) :] == first
     measured: list[Cell] = []
-    real = decode.measure_decode
-    monkeypatch.setattr(decode, "measure_decode", lambda s, cell: measured.append(cell) or real(s, cell))
+    cells_of, real = PROFILES["decode"]
+    watched = cells_of, lambda session, cell: measured.append(cell) or real(session, cell)
+    monkeypatch.setitem(PROFILES, "decode", watched)
     both = run(tmp_path, "decode", contexts=[32, 48], models=["tiny"])
     assert [cell.arguments["context"] for cell in measured] == [48]
     assert both[: len(first)] == first
