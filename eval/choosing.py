@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import with_home
 from ..models.fingerprint import hash_of
 from ..models.shipped import DEFAULT, named
 from ..printing import PlainConsole
@@ -18,9 +19,13 @@ def choose_model(model: str | None, benchmark: Benchmark, runs: Path, console: P
     """What to load, named to the user where they left it open.
 
     Raises:
-        UserError: if the best run is asked for and there is none, or an empty name (an unset variable) is given.
+        UserError: if the best run is asked for and there is none, or an empty name (an unset variable) or a path that
+            leads nowhere is given.
     """
     chosen = named(model, "--model")
+    if chosen.startswith((".", "/", "~")) and not with_home(chosen).exists():
+        # A path and nothing else: said before all that loads a model is imported.
+        raise UserError(f"no model at {chosen}; give a folder with config.json and *.safetensors, or a hub id")
     if chosen == BEST:
         return _best_run(benchmark, runs, console)
     if model is None:
