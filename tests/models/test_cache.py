@@ -150,3 +150,25 @@ def test_gradients_flow_through_the_cache(mixer: str, make_model: Make) -> None:
         return torch.cat([p.grad.flatten() for p in model.model.language_model.layers.parameters()])
 
     torch.testing.assert_close(gradient(1, 5, 6), gradient(), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["SLLL", "L", "FLLL"])
+@pytest.mark.parametrize(("before", "then"), [(1, 3), (3, 1)])
+@torch.no_grad()
+def test_a_cache_that_was_reset_takes_another_batch(pattern: str, before: int, then: int, make_model: Make) -> None:
+    model = make_model(pattern)
+    cache, tokens = HybridCache(config=model.config), ids(then, 6)
+    run(model, ids(before, 5), cache)
+    cache.reset()
+    pieces = torch.cat([run(model, piece, cache) for piece in tokens.split(3, dim=1)], dim=1)
+    torch.testing.assert_close(pieces, model(tokens, use_cache=False).logits)
+
+
+def test_a_cache_of_inference_mode_goes_on_outside_it(make_model: Make) -> None:
+    model, tokens = make_model(), ids(2, 6)
+    cache = HybridCache(config=model.config)
+    with torch.inference_mode():
+        run(model, tokens[:, :4], cache)
+    with torch.no_grad():
+        last = run(model, tokens[:, 4:], cache)
+        torch.testing.assert_close(last, model(tokens, use_cache=False).logits[:, 4:])
