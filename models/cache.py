@@ -8,6 +8,7 @@ and write the latter, so that a mixer's arithmetic is a pure function ``(x, stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
@@ -42,8 +43,9 @@ def read_state(cache: Cache | None, layer_idx: int) -> MixerState | None:
 def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:
     """Store the state of one layer. Buffers keep their address once made, as CUDA graphs need.
 
-    Where a gradient flows through the state, a new tensor takes the buffer's place: the backward pass of the tokens
-    that read the old one still needs it.
+    A new tensor takes the buffer's place where a gradient flows through the state, since the backward pass of the
+    tokens that read the old one still needs it; where a cache that was reset is given another batch; and where the old
+    one was made in inference mode, which is over.
 
     Args:
         cache: the model's cache, built from its configuration.
@@ -59,10 +61,12 @@ def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:
             continue
         if not initialized[0]:
             layer.lazy_initialization(**{name: value})
-        if value.requires_grad:
-            buffers[0] = value.clone()
+        held = buffers[0]
+        over = held.is_inference() and not torch.is_inference_mode_enabled()
+        if value.requires_grad or over or held.shape != value.shape:
+            buffers[0] = value.to(held.dtype, copy=True)
         else:
-            buffers[0].copy_(value)
+            held.copy_(value)
     layer.has_previous_state[0] = True
 
 

@@ -113,6 +113,12 @@ def arm_of(record: Record) -> Arm:
     return Arm(record.mixer or "none", record.pattern or "", variant, extra_text(record, "learning_rate") or "")
 
 
+def conditions_of(record: Record) -> str:
+    """Recipe and matching of a cell in words, without which its arm is not comparable; "" where none was recorded."""
+    named = {name: extra_text(record, name) for name in ("recipe", "match")}
+    return ", ".join(f"{name} {value}" for name, value in named.items() if value)
+
+
 def trained_name(record: Record) -> str:
     """What a record of videos calls its model: its name, or of a study the arm and the scale."""
     if record.pattern is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..records import Record
-from .ablation_cells import Arm, arm_of
+from .ablation_cells import Arm, arm_of, conditions_of
 from .arm_lines import arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, scale_rank, unique
@@ -26,7 +26,45 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
     )
     scale = max((record.scale or "" for record in losses), key=lambda name: (scale_rank(name), name), default="")
     losses = _longest([record for record in losses if (record.scale or "") == scale])
-    arms = group(losses, arm_of)
+    blocks = {said: group(same, arm_of) for said, same in sorted(group(losses, conditions_of).items())}
+    # Comparable in everything but the arm; the block that has most arms says most.
+    drawn = max(blocks.values(), key=len, default={})
+    columns = (
+        Column("Token mixer", numeric=False),
+        Column("Pattern", numeric=False),
+        Column("Steps"),
+        Column("First loss"),
+        Column("Last loss"),
+        Column("Seeds"),
+    )
+    missing = (
+        ()
+        if blocks
+        else (Missing("Training losses", "infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/4"),)
+    )
+    return Artifact(
+        name="learning_curves",
+        label="Learning curves",
+        title="Learning curves of the trained cells",
+        caption=(
+            "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
+            "First and last: the first and last logged interval; "
+            "seeds: those that reached the last. Trainings that only chose a learning rate, and shorter ones, are left "
+            "out. " + describe(losses)
+        )
+        if blocks
+        else "Nothing has been trained yet.",
+        tables=tuple(
+            Table(", ".join(filter(None, (f"Scale {scale}", said))), columns, _rows(arms, scale))
+            for said, arms in blocks.items()
+        ),
+        figure=(lambda theme: _loss_figure(drawn, theme)) if drawn else None,
+        missing=missing,
+        runs=run_ids(losses),
+    )
+
+
+def _rows(arms: dict[Arm, list[Record]], scale: str) -> tuple[Row, ...]:
     rows = []
     for arm in sorted(arms, key=lambda arm: (arm.pattern, arm.mixer, arm)):
         last_step = max(record.steps or 0 for record in arms[arm])
@@ -44,34 +82,7 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
         )
         facets = (("scale", scale), ("split", ""), ("device", ", ".join(sorted({r.device or "" for r in arms[arm]}))))
         rows.append(Row(cells, "measured", run_ids(arms[arm]), facets))
-    columns = (
-        Column("Token mixer", numeric=False),
-        Column("Pattern", numeric=False),
-        Column("Steps"),
-        Column("First loss"),
-        Column("Last loss"),
-        Column("Seeds"),
-    )
-    missing = (
-        () if rows else (Missing("Training losses", "infinitevl-bench ablate --mixer gated_deltanet --swa-ratio 1/4"),)
-    )
-    return Artifact(
-        name="learning_curves",
-        label="Learning curves",
-        title="Learning curves of the trained cells",
-        caption=(
-            "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
-            "First and last: the first and last logged interval; "
-            "seeds: those that reached the last. Trainings that only chose a learning rate, and shorter ones, are left "
-            "out. " + describe(losses)
-        )
-        if rows
-        else "Nothing has been trained yet.",
-        tables=(Table(f"Scale {scale}", columns, tuple(rows)),) if rows else (),
-        figure=(lambda theme: _loss_figure(arms, theme)) if rows else None,
-        missing=missing,
-        runs=run_ids(losses),
-    )
+    return tuple(rows)
 
 
 def _longest(losses: Sequence[Record]) -> list[Record]:

@@ -3,11 +3,12 @@
 Both are of measured scores on one split and scale at a time; neither has a published side.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..records import Record
-from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of
+from .ablation_cells import Arm, Block, ablation_records, arm_of, blocks_of, conditions_of
 from .arm_lines import ArmLine, arm_lines, key_below, key_height
 from .artifacts import Artifact, Missing, describe
 from .estimates import estimate, extra_text, group, run_ids, unique
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SeriesKey = tuple[str, Arm, str, int]
-"""Benchmark, arm, scale, steps of the training (0 if not recorded)."""
+SeriesKey = tuple[str, Arm, str, int, str]
+"""Benchmark, arm, scale, steps of the training (0 if not recorded), its recipe and matching."""
 
 
 def difficulty(records: Sequence[Record]) -> Artifact:
@@ -30,14 +31,14 @@ def difficulty(records: Sequence[Record]) -> Artifact:
         if r.split == "synthetic" and extra_text(r, "level") is not None and r.mixer is not None and r.frames is None
     ]
     series = {key: by_level for key, same in group(found, _series).items() if len(by_level := _levels(same)) > 1}
-    rows = []
+    rows: dict[str, list[Row]] = {}
     for key in sorted(series):
         for level, same in sorted(series[key].items()):
-            benchmark, arm, _, steps = key
+            benchmark, arm, _, steps, conditions = key
             names = (f"{benchmark} (synthetic)", arm.label, arm.pattern)
             trained = count_cell(steps) if steps else Cell(NOTHING)
             cells = (*map(text_cell, names), count_cell(level), trained, estimate_cell(estimate(same)))
-            rows.append(_row(cells, same))
+            rows.setdefault(conditions, []).append(_row(cells, same))
     used = [record for by_level in series.values() for same in by_level.values() for record in same]
     columns = (*_names("Benchmark", "Token mixer", "Pattern"), Column("Level"), Column("Steps"), Column("Score", "%"))
     return Artifact(
@@ -47,7 +48,10 @@ def difficulty(records: Sequence[Record]) -> Artifact:
         caption=_caption(
             "Level 1 is the easiest. Cells scored at two levels or more; drawn: those trained longest.", used
         ),
-        tables=(Table("Measured", columns, tuple(rows)),) if rows else (),
+        tables=tuple(
+            Table(", ".join(filter(None, ("Measured", said))), columns, tuple(same))
+            for said, same in sorted(rows.items())
+        ),
         figure=(lambda theme: _difficulty_figure(series, theme)) if rows else None,
         missing=() if rows else (Missing("Cells scored at several levels", "infinitevl-bench eval DocVQA --level 2"),),
         runs=run_ids(used),
@@ -93,7 +97,13 @@ def _scores(records: Sequence[Record], *metrics: str) -> list[Record]:
 
 
 def _series(record: Record) -> SeriesKey:
-    return record.benchmark or "", arm_of(record), record.scale or record.model, record.steps or 0
+    return (
+        record.benchmark or "",
+        arm_of(record),
+        record.scale or record.model,
+        record.steps or 0,
+        conditions_of(record),
+    )
 
 
 def _levels(records: Sequence[Record]) -> dict[int, list[Record]]:
@@ -118,10 +128,11 @@ def _caption(words: str, records: Sequence[Record]) -> str:
 
 
 def _difficulty_figure(series: dict[SeriesKey, dict[int, list[Record]]], theme: Theme) -> "Figure":
-    # Arms may be compared that were trained for as long at one scale.
-    trained = max((steps, scale) for _, _, scale, steps in series)
-    drawn = {key: by_level for key, by_level in series.items() if (key[3], key[2]) == trained}
-    lines = arm_lines((arm for _, arm, _, _ in drawn), theme)
+    # Arms may be compared that were trained for as long at one scale, and alike; most of them where they were not.
+    alike = Counter((steps, scale, conditions) for _, _, scale, steps, conditions in series)
+    trained = max(alike, key=lambda one: (*one[:2], alike[one], one[2]))
+    drawn = {key: by_level for key, by_level in series.items() if (key[3], key[2], key[4]) == trained}
+    lines = arm_lines((key[1] for key in drawn), theme)
     benchmarks = sorted({key[0] for key in drawn})
     figure, axes = panel_grid(len(benchmarks), 2.3, key_height(len(lines)), sharey=True)
     for panel, benchmark in zip(axes, benchmarks, strict=True):

@@ -1,7 +1,7 @@
 """Tensors that are made once and kept in a cache folder; what takes long is kept part by part while it is made."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -36,7 +36,7 @@ def cached_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> Tens
 def made_in_parts(
     path: Path,
     ranges: Sequence[range],
-    make: Callable[[list[range]], Iterator[Tensors]],
+    make: Callable[[list[range]], Generator[Tensors, None, None]],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Tensors]:
     """Make parts of what a cache's file will hold, and keep each beside it: who is interrupted goes on from there.
@@ -53,11 +53,16 @@ def made_in_parts(
     folder = _parts_of(path)
     kept = {one: part for one in ranges if (part := _read(folder / _name(one))) is not None}
     missing, total = [one for one in ranges if one not in kept], sum(map(len, ranges))
-    for one, part in zip(missing, make(missing), strict=True):
-        atomic_write(folder / _name(one), save(part))
-        kept[one] = part
-        if progress is not None:
-            progress(sum(map(len, kept)), total)
+    made = make(missing)
+    try:
+        for one, part in zip(missing, made, strict=True):
+            atomic_write(folder / _name(one), save(part))
+            kept[one] = part
+            if progress is not None:
+                progress(sum(map(len, kept)), total)
+    finally:
+        # What is made ahead, by other processes, ends with an error and not after it.
+        made.close()
     return [kept[one] for one in ranges]
 
 

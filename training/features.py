@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -216,7 +216,7 @@ RANGE = 64
 """Pages that the tower sees at a time; the features are a function of the range, whoever computes it."""
 
 
-Encode = Callable[[PageSetSpec, list[range]], Iterator[dict[str, Tensor]]]
+Encode = Callable[[PageSetSpec, list[range]], Generator[dict[str, Tensor], None, None]]
 """From a set and ranges of its pages to their tensors, in the order of the ranges."""
 
 
@@ -238,7 +238,7 @@ def _encoders(model: Any, processor: Any, workers: int, device: str) -> Iterator
     if workers <= 1:
         threads = torch.get_num_threads()
 
-        def encode_here(spec: PageSetSpec, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
+        def encode_here(spec: PageSetSpec, ranges: list[range]) -> Generator[dict[str, Tensor], None, None]:
             model.model.visual.to(device)
             torch.set_num_threads(1)
             for pages in ranges:
@@ -270,13 +270,14 @@ def _pool(workers: int, config: Any, weights: Path, device: str) -> Iterator[Enc
         initargs=(config, weights, device),
     )
 
-    def encode(spec: PageSetSpec, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
+    def encode(spec: PageSetSpec, ranges: list[range]) -> Generator[dict[str, Tensor], None, None]:
         # The processes start here and inherit the block: Ctrl-C in a terminal is for this process alone.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return pool.map(_encode_in_worker, [spec] * len(ranges), ranges)
+            parts = pool.map(_encode_in_worker, [spec] * len(ranges), ranges)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield from parts
 
     try:
         yield encode

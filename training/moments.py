@@ -5,7 +5,7 @@ another. A few thousand moments then give any number of videos of any length, an
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -81,13 +81,17 @@ def load_library(
 
 
 @torch.no_grad()
-def _see(spec: LibrarySpec, tower: Any, device: str, workers: int, ranges: list[range]) -> Iterator[dict[str, Tensor]]:
+def _see(
+    spec: LibrarySpec, tower: Any, device: str, workers: int, ranges: list[range]
+) -> Generator[dict[str, Tensor], None, None]:
     with ExitStack() as stack:
         drawn: Iterator[np.ndarray] = map(partial(_draw_range, spec), ranges)
         if workers > 1 and ranges:
             # Spawned, not forked: the parent may hold threads and an accelerator.
             pool = ProcessPoolExecutor(min(workers, len(ranges)), mp_context=get_context("spawn"))
-            drawn = stack.enter_context(pool).map(partial(_draw_range, spec), ranges)
+            # Whoever is interrupted, or cannot keep a part, waits for none of those that are not begun.
+            stack.callback(pool.shutdown, cancel_futures=True)
+            drawn = pool.map(partial(_draw_range, spec), ranges)
         for frames in drawn:
             yield {"features": batched_features(tower, torch.from_numpy(frames).to(device)).half().cpu()}
 

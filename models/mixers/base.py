@@ -207,9 +207,12 @@ class TokenMixer(nn.Module):
         """Refuse a cache whose state is not this mixer's."""
         if past is None:
             return
-        for what, held, shape in (
-            ("a state", past.recurrent, self.state_shape), ("inputs of convolutions", past.conv, self._conv_shape),
-        ):  # fmt: skip
+        compared: list[tuple[str, Tensor | None, tuple[int, ...] | None]] = [
+            ("a state", past.recurrent, self.state_shape)
+        ]
+        if self._conv_shape is not None:
+            compared.append(("inputs of convolutions", past.conv, self._conv_shape or None))
+        for what, held, shape in compared:
             found = None if held is None else tuple(held.shape)
             expected = None if shape is None else (B, *shape)
             if found != expected:
@@ -219,10 +222,15 @@ class TokenMixer(nn.Module):
                 )
 
     @cached_property
-    def _conv_shape(self) -> tuple[int, int] | None:
-        """``(C, W − 1)`` of what short convolutions remember, see `MixerState`; None without any."""
+    def _conv_shape(self) -> tuple[int, ...] | None:
+        """``(C, W − 1)`` of what short convolutions remember, see `MixerState`; ``()`` without any.
+
+        None where that is not known: a mixer of another package may have convolutions of its own.
+        """
         filters = [module.weight for module in self.modules() if isinstance(module, ShortConvolution)]
-        return (sum(one.shape[0] for one in filters), filters[0].shape[-1] - 1) if filters else None
+        if filters:
+            return sum(one.shape[0] for one in filters), filters[0].shape[-1] - 1
+        return () if getattr(self, "conv_size", None) == 0 else None
 
 
 def _wanted(name: str, value: Any, default: Any) -> str:

@@ -30,8 +30,8 @@ class Packing(NamedTuple):
 
 _known: MutableMapping[Tensor, tuple[tuple[int, int, int, torch.device], Packing]] = WeakIdKeyDictionary()
 """Borders → what was asked of them (their version, B, T, device) and answered. All layers of a model are given the same
-tensor; to read it anew in each would have the host wait for the accelerator several times a layer, and fla keeps its
-own layout by the tensor's identity too."""
+tensor; to lay it out anew in each would take launches, and have the host wait for the accelerator, several times a
+layer, and fla keeps its own layout by the tensor's identity too."""
 
 
 def packing_of(cu_seqlens: Tensor, x: Tensor) -> Packing:
@@ -45,20 +45,30 @@ def packing_of(cu_seqlens: Tensor, x: Tensor) -> Packing:
         UserError: as `lengths_of`.
     """
     B, T = x.shape[:2]
-    # What is written into a tensor is counted, but not for one of inference mode.
-    asked = None if cu_seqlens.is_inference() else (cu_seqlens._version, B, T, x.device)
+    counted = _counts_writes(cu_seqlens)
+    asked = (cu_seqlens._version if counted else -1, B, T, x.device)
     known = _known.get(cu_seqlens)
-    if known is not None and asked is not None and known[0] == asked:
+    if known is not None and counted and known[0] == asked:
         return known[1]
     lengths = lengths_of(cu_seqlens, B, T)
+    if known is not None and known[0][3] == x.device and known[1].lengths == lengths:
+        _known[cu_seqlens] = asked, known[1]
+        return known[1]
     # Gradients need them later, though inference may be the first to ask.
     with torch.inference_mode(False):
         # A copy: what is kept must not keep its own key.
         borders = cu_seqlens.to(x.device, torch.int64, copy=True)
         packing = Packing(lengths, borders, token_places(borders, T))
-    if asked is not None:
-        _known[cu_seqlens] = asked, packing
+    _known[cu_seqlens] = asked, packing
     return packing
+
+
+def _counts_writes(cu_seqlens: Tensor) -> bool:
+    """Whether a tensor's version tells that it was written to, so that it need not be read to know.
+
+    It does not in inference mode, nor where numpy shares its memory; on the host, reading takes no time.
+    """
+    return not cu_seqlens.is_inference() and cu_seqlens.device.type != "cpu"
 
 
 def lengths_of(cu_seqlens: Tensor, B: int, T: int) -> list[int]:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
-from infinitevl_bench.models.cache import HybridCache
+from infinitevl_bench.models.cache import HybridCache, MixerState
 from infinitevl_bench.models.hybrid import CACHE_ARGUMENT
+from infinitevl_bench.models.mixers.base import TokenMixer
 from infinitevl_bench.models.registry import mixer_names
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 Make = Callable[..., Any]
@@ -48,6 +49,32 @@ def test_a_cache_of_another_model_is_refused(theirs: dict[str, Any], ours: dict[
     run(other, ids(2, 5), cache)
     with pytest.raises(UserError, match="made for another model"):
         run(model, ids(2, 1), cache)
+
+
+class Own(TokenMixer):
+    """A mixer as another package may write it: what it remembers is its last input, by no convolution of ours."""
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    @classmethod
+    def shape_of_state(cls, config: Any) -> None:
+        """None: there is no state."""
+
+    def mix(self, x: Tensor, mask: Any, state: MixerState | None, cu_seqlens: Any = None) -> tuple[Tensor, MixerState]:
+        before = x[:, :1] * 0 if state is None else state.conv.mT
+        return self.o_proj(torch.cat([before, x[:, :-1]], dim=1)), MixerState(x[:, -1:].mT, None)
+
+
+@torch.no_grad()
+def test_a_mixer_with_convolutions_of_its_own_goes_on_from_its_cache(make_model: Make) -> None:
+    model = make_model()
+    for index in model.config.text_config.linear_layers:
+        model.model.language_model.layers[index].self_attn = Own(model.config.text_config, index)
+    whole, cache, tokens = model(ids(2, 6), use_cache=False).logits, HybridCache(config=model.config), ids(2, 6)
+    pieces = torch.cat([run(model, piece, cache) for piece in tokens.split([3, 1, 2], dim=1)], dim=1)
+    torch.testing.assert_close(pieces, whole)
 
 
 @pytest.mark.parametrize("pattern", ["SLLL", "L", "S", "F"])
@@ -123,3 +150,25 @@ def test_gradients_flow_through_the_cache(mixer: str, make_model: Make) -> None:
         return torch.cat([p.grad.flatten() for p in model.model.language_model.layers.parameters()])
 
     torch.testing.assert_close(gradient(1, 5, 6), gradient(), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["SLLL", "L", "FLLL"])
+@pytest.mark.parametrize(("before", "then"), [(1, 3), (3, 1)])
+@torch.no_grad()
+def test_a_cache_that_was_reset_takes_another_batch(pattern: str, before: int, then: int, make_model: Make) -> None:
+    model = make_model(pattern)
+    cache, tokens = HybridCache(config=model.config), ids(then, 6)
+    run(model, ids(before, 5), cache)
+    cache.reset()
+    pieces = torch.cat([run(model, piece, cache) for piece in tokens.split(3, dim=1)], dim=1)
+    torch.testing.assert_close(pieces, model(tokens, use_cache=False).logits)
+
+
+def test_a_cache_of_inference_mode_goes_on_outside_it(make_model: Make) -> None:
+    model, tokens = make_model(), ids(2, 6)
+    cache = HybridCache(config=model.config)
+    with torch.inference_mode():
+        run(model, tokens[:, :4], cache)
+    with torch.no_grad():
+        last = run(model, tokens[:, 4:], cache)
+        torch.testing.assert_close(last, model(tokens, use_cache=False).logits[:, 4:])

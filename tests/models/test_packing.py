@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from infinitevl_bench.errors import UserError
@@ -16,7 +17,8 @@ NINE = torch.zeros(1, 9, 2)
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The tensors of borders that were read, each of which has the host wait for an accelerator."""
+    """The tensors of borders that were read, each of which has the host wait for an accelerator, as if on one."""
+    monkeypatch.setattr(packing, "_counts_writes", lambda cu_seqlens: not cu_seqlens.is_inference())
     read: list[torch.Tensor] = []
     lengths_of = packing.lengths_of
 
@@ -54,6 +56,23 @@ def test_the_same_tensor_is_laid_out_once_and_a_changed_one_anew(reads: list[tor
     assert packing_of(cu_seqlens, NINE).lengths == [5, 4]
     assert first.borders.tolist() == [0, 3, 9]
     assert len(reads) == 2
+
+
+def test_what_numpy_writes_into_borders_is_seen() -> None:
+    """Their version does not tell of it."""
+    shared = np.array([0, 3, 9])
+    cu_seqlens = torch.from_numpy(shared)
+    assert packing_of(cu_seqlens, NINE).lengths == [3, 6]
+    shared[1] = 5
+    lengths, borders, places = packing_of(cu_seqlens, NINE)
+    assert (lengths, borders.tolist(), places.tolist()) == ([5, 4], [0, 5, 9], [0, 1, 2, 3, 4, 0, 1, 2, 3])
+
+
+def test_borders_of_inference_are_laid_out_once_though_read_anew() -> None:
+    """Evaluation runs in inference mode; every layer of the tower asks there too."""
+    with torch.inference_mode():
+        cu_seqlens = torch.tensor([0, 3, 9])
+        assert packing_of(cu_seqlens, NINE) is packing_of(cu_seqlens, NINE)
 
 
 def test_what_was_right_for_another_batch_is_checked_again() -> None:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 from infinitevl_bench.records import Record
 from infinitevl_bench.reports.artifacts import make_artifact
 from infinitevl_bench.reports.figures import LIGHT
@@ -110,3 +111,28 @@ def test_difficulty_shows_the_other_levels_of_a_study_and_variants_apart(make: S
     assert {(row[1], row[3]) for row in rows} == {
         (mixer, level) for mixer in ("GLA", "GLA (no convolution)") for level in ("1", "2")
     }
+
+
+@pytest.mark.parametrize("name", ["difficulty", "learning_curves"])
+def test_cells_that_are_matched_otherwise_are_not_averaged(name: str, make: SimpleNamespace) -> None:
+    """As in tables 3 and 4: an arm that was widened is another arm."""
+    scores = [r for r in make.cells({GLA: [60.0, 62.0]}) if r.metric == "score"]
+    harder = [r.model_copy(update={"metric": "level_score", "extra": r.extra | {"level": 2}}) for r in scores]
+    plain = scores + harder + make.losses("gla", scale="small")
+    records = [
+        r.model_copy(
+            update={"value": r.value / by, "run_id": f"{r.run_id}-{match}", "extra": r.extra | {"match": match}}
+        )
+        for match, by in (("none", 1), ("widen", 2))
+        for r in plain
+    ]
+    artifact = make_artifact(name, records)
+    assert len(artifact.tables) == 2
+    values = []
+    for match, table in zip(("none", "widen"), artifact.tables, strict=True):
+        assert table.title.endswith(f"match {match}")
+        assert all(match in run for row in table.rows for run in row.runs)
+        values.append({row.cells[-2 if name == "learning_curves" else -1].value for row in table.rows})
+    assert not values[0] & values[1]
+    if artifact.figure is not None:
+        artifact.figure(LIGHT)

@@ -1,10 +1,15 @@
 """What is made once and kept: whole files, and parts of those that are not whole yet."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from infinitevl_bench.data.library import LibrarySpec
+from infinitevl_bench.training import moments
 from infinitevl_bench.training.cached import Tensors, cached_tensors, made_in_parts
 from safetensors.torch import save
 
@@ -20,7 +25,7 @@ class Maker:
         self.told: list[tuple[int, int]] = []
         self.interrupted: range | None = None
 
-    def parts(self, ranges: list[range]) -> Iterator[Tensors]:
+    def parts(self, ranges: list[range]) -> Generator[Tensors, None, None]:
         for one in ranges:
             if one == self.interrupted:
                 raise KeyboardInterrupt
@@ -76,3 +81,26 @@ def test_a_damaged_file_is_made_again(maker: Maker) -> None:
     maker.path.parent.mkdir()
     maker.path.write_bytes(save({"squares": torch.zeros(3)})[:-1])
     assert maker.get() == SQUARES
+
+
+def test_what_is_drawn_ahead_ends_with_an_interruption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C waits for what is being drawn, not for all that was to be."""
+    spec = LibrarySpec(split="train", captions=2, events=2, scenes=20)
+    drawn: list[range] = []
+
+    def draw(_: LibrarySpec, one: range) -> np.ndarray:
+        time.sleep(0.02)
+        drawn.append(one)
+        return np.zeros((len(one), 2, 28, 28, 3), dtype=np.uint8)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moments, "CHUNK", 1)
+    # Threads, which share the list.
+    monkeypatch.setattr(moments, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(moments, "_draw_range", draw)
+    monkeypatch.setattr(moments, "batched_features", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        moments.load_library(spec, torch.nn.Identity(), tmp_path, workers=2)
+    assert len(drawn) < sum(spec.sizes) // 2
