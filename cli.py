@@ -129,7 +129,7 @@ def ablate(
     """
     from .ablations.studies import check_study
 
-    if study:
+    if study is not None:
         # Before all that trains is imported.
         check_study(study)
     from .ablations.command import ablate_command, check_study_options, study_command

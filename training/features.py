@@ -7,13 +7,7 @@ all that it depends on, is shared by all cells of a grid.
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -30,11 +24,11 @@ from ..data.families import generate_page
 from ..data.pages import Page
 from ..data.samples import encode_page, page_turns
 from ..data.seeds import hash_seed
-from ..errors import UserError
 from ..files import package_path
 from ..scratch import ScratchFolder
 from .batch import FIRST, IGNORED, PADDING, TEXT, VISION, Batch
 from .cached import cached_tensors, made_in_parts
+from .drawing import drawing_processes
 
 GREY = (128, 128, 128)
 
@@ -255,45 +249,8 @@ def _encoders(model: Any, processor: Any, workers: int, device: str) -> Iterator
         weights.write_bytes(
             save({name: tensor.cpu().contiguous() for name, tensor in model.model.visual.state_dict().items()})
         )
-        with _pool(workers, model.config, weights, device) as encode:
-            yield encode
-
-
-@contextmanager
-def _pool(workers: int, config: Any, weights: Path, device: str) -> Iterator[Encode]:
-    others = set(multiprocessing.active_children())
-    # Spawned, not forked: the parent may hold threads and an accelerator.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(config, weights, device),
-    )
-
-    def encode(spec: PageSetSpec, ranges: list[range]) -> Generator[dict[str, Tensor], None, None]:
-        # The processes start here and inherit the block: Ctrl-C in a terminal is for this process alone.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            parts = pool.map(_encode_in_worker, [spec] * len(ranges), ranges)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield from parts
-
-    try:
-        yield encode
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that drew pages was ended from outside, perhaps for lack of memory; "
-            "call the same command again, with fewer --pages if need be",
-            1,
-        ) from None
-    except BaseException:
-        # What they are at is begun again by the next call; a pool that was interrupted while it started never ends.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+        with drawing_processes(workers, _start_worker, model.config, weights, device) as each:
+            yield lambda spec, ranges: each(_encode_in_worker, [spec] * len(ranges), ranges)
 
 
 _worker: tuple[Any, Any, str]
@@ -304,20 +261,11 @@ def _start_worker(config: Any, weights: Path, device: str) -> None:
     from ..models.processor import load_processor
 
     global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     model = HybridVLForConditionalGeneration(config)
     model.model.visual.load_state_dict(load_file(weights))
     model.model.visual.to(device)
     _worker = (model, load_processor(), device)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its pool, whose processes would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _encode_in_worker(spec: PageSetSpec, pages: range) -> dict[str, Tensor]:

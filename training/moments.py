@@ -5,12 +5,10 @@ another. A few thousand moments then give any number of videos of any length, an
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor
 from ..data.library import LibrarySpec
 from ..files import package_path
 from .cached import cached_tensors, made_in_parts
+from .drawing import drawing_processes
 from .reading import batched_features
 
 CHUNK = 256
@@ -84,15 +83,9 @@ def load_library(
 def _see(
     spec: LibrarySpec, tower: Any, device: str, workers: int, ranges: list[range]
 ) -> Generator[dict[str, Tensor], None, None]:
-    with ExitStack() as stack:
-        drawn: Iterator[np.ndarray] = map(partial(_draw_range, spec), ranges)
-        if workers > 1 and ranges:
-            # Spawned, not forked: the parent may hold threads and an accelerator.
-            pool = ProcessPoolExecutor(min(workers, len(ranges)), mp_context=get_context("spawn"))
-            # Whoever is interrupted, or cannot keep a part, waits for none of those that are not begun.
-            stack.callback(pool.shutdown, cancel_futures=True)
-            drawn = pool.map(partial(_draw_range, spec), ranges)
-        for frames in drawn:
+    several = drawing_processes(min(workers, len(ranges))) if workers > 1 and ranges else nullcontext(map)
+    with several as each:
+        for frames in each(partial(_draw_range, spec), ranges):
             yield {"features": batched_features(tower, torch.from_numpy(frames).to(device)).half().cpu()}
 
 

@@ -257,6 +257,7 @@ def test_what_commands_import_says_nothing() -> None:
 MISTYPED = [
     ["ablate", "--mixer", "gla", "--mixer", "glaa"],
     ["ablate", "--study", "mixer_choise"],
+    ["ablate", "--study", ""],
     ["bench", "ops", "--mixer", "glaa"],
     ["convert", "teacher", "student", "--mixer", "glaa"],
     ["train", "distill-layers", "--data", "pages:charts", "--mixer", "glaa"],
@@ -279,7 +280,7 @@ for arguments in {MISTYPED}:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stdout.splitlines() == ["2 False"] * len(MISTYPED), done.stderr
-    assert done.stderr.count("did you mean") == len(MISTYPED)
+    assert done.stderr.count("unknown") == len(MISTYPED)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

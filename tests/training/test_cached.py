@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from infinitevl_bench.data.library import LibrarySpec
-from infinitevl_bench.training import moments
+from infinitevl_bench.training import drawing, moments
 from infinitevl_bench.training.cached import Tensors, cached_tensors, made_in_parts
 from safetensors.torch import save
 
@@ -98,7 +98,7 @@ def test_what_is_drawn_ahead_ends_with_an_interruption(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(moments, "CHUNK", 1)
     # Threads, which share the list.
-    monkeypatch.setattr(moments, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers))
     monkeypatch.setattr(moments, "_draw_range", draw)
     monkeypatch.setattr(moments, "batched_features", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from infinitevl_bench.errors import UserError
 from infinitevl_bench.models.checkpoints import new_model
 from infinitevl_bench.models.presets import get_preset
 from infinitevl_bench.models.processor import load_processor
-from infinitevl_bench.training import features
+from infinitevl_bench.training import drawing, features
 from infinitevl_bench.training.batch import FIRST, IGNORED, PADDING, TEXT, VISION, AnswerLoss, Batch
 from infinitevl_bench.training.features import (
     RANGE,
@@ -211,7 +211,7 @@ def test_several_sets_are_made_by_one_pool_and_found_again(
         pools.append(1)
         return ProcessPoolExecutor(*arguments, **keywords)
 
-    monkeypatch.setattr(features, "ProcessPoolExecutor", counted)
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", counted)
     prepare_page_sets(specs, tower, processor, tmp_path, workers=2)
     assert len(pools) == 1
     monkeypatch.setattr(features, "_encode", None)  # calling it would fail
