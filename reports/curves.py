@@ -50,7 +50,7 @@ def learning_curves(records: Sequence[Record]) -> Artifact:
             "Mean loss on answer tokens in nats, over each logged interval. Thin: single seeds. Thick: their mean. "
             "First and last: the first and last logged interval; "
             "seeds: those that reached the last. Trainings that only chose a learning rate, and shorter ones, are left "
-            "out. " + describe(losses)
+            "out. " + ("Drawn: those of the table with most arms. " if len(blocks) > 1 else "") + describe(losses)
         )
         if blocks
         else "Nothing has been trained yet.",

@@ -101,6 +101,14 @@ def test_head_norm(kernel_of: str, dtype: torch.dtype, gated: bool, shape: tuple
     assert_agree(form(head_norm.head_norm), form(head_norm.reference), *inputs)
 
 
+def test_more_sequences_than_a_grid_holds_go_to_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_convolution, "takes_kernels", lambda x: True)
+    monkeypatch.setattr(short_convolution._Filtered, "apply", lambda *_: pytest.fail("a kernel was launched"))
+    monkeypatch.setattr(short_convolution, "MOST_SEQUENCES", 1)
+    x, filters = torch.ones(2, 5, 8), torch.ones(8, 1, 3)
+    assert torch.equal(short_convolution.filtered(x, filters, 5), short_convolution.reference(x, filters, 5))
+
+
 def test_definitions_give_the_type_that_kernels_give() -> None:
     """Under autocast weights are float32 and what they are multiplied with is not."""
     x, weight = torch.ones(2, 5, 8, dtype=torch.bfloat16), torch.ones(8)
